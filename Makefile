@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+# make demo, make test: each sets up everything it needs in .venv first.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CPP_BUILD := build/cpp
+DEMO_DIR ?= certcal-demo
+CERTCAL_CUDA ?= AUTO
+export CERTCAL_CUDA
+
+SOURCES := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
+
+.PHONY: demo test test-python test-cpp lint format bench coefficients clean check-tools sanitize
+
+demo: $(VENV)/.installed
+	$(BIN)/certcal demo --out $(DEMO_DIR)
+
+test: test-cpp test-python
+
+test-python: $(VENV)/.installed
+	$(BIN)/pytest
+
+test-cpp: $(CPP_BUILD)/.built
+	$(CPP_BUILD)/csrc/tests/certcal_cpp_tests
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.hpp' 'csrc/*.cpp' 'csrc/*.cu' 'bench/*.cpp')
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.hpp' 'csrc/*.cpp' 'csrc/*.cu' 'bench/*.cpp')
+
+bench: $(VENV)/.installed
+	$(BIN)/python bench/run.py
+
+# The C++ tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+sanitize: $(VENV)/.installed
+	for kind in address,undefined thread; do \
+	  $(BIN)/cmake -S . -B build/$$kind -G Ninja -DCERTCAL_BUILD_PYTHON=OFF -DCERTCAL_BUILD_TESTS=ON \
+	    -DCERTCAL_CUDA=OFF -DCERTCAL_SANITIZE=$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo && \
+	  $(BIN)/cmake --build build/$$kind && build/$$kind/csrc/tests/certcal_cpp_tests || exit 1; \
+	done
+
+coefficients: $(VENV)/.installed
+	$(BIN)/python tools/make_coefficients.py
+
+clean:
+	rm -rf $(VENV) build $(DEMO_DIR)
+
+# One line that says what is missing, before anything is downloaded.
+check-tools:
+	@command -v $(PYTHON) >/dev/null || { echo "certcal needs Python 3.10 or newer; '$(PYTHON)' was not found (set PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "certcal needs Python 3.10 or newer; $$($(PYTHON) --version) was found (set PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "certcal needs Python's venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "certcal needs a C++17 compiler; '$${CXX:-c++}' was not found (Debian: apt-get install g++)" >&2; exit 1; }
+
+$(VENV)/bin/python: | check-tools
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
+	@$(MAKE) --no-print-directory check-tools
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  "scikit-build-core>=0.10" "pybind11>=2.12" "cmake>=3.25" ninja
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
+	  -C build-dir=build/python -e ".[test,lint]"
+	@touch $@
+
+$(CPP_BUILD)/.built: $(VENV)/.installed $(SOURCES)
+	$(BIN)/cmake -S . -B $(CPP_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DCERTCAL_BUILD_PYTHON=OFF -DCERTCAL_BUILD_TESTS=ON -DCERTCAL_CUDA=OFF
+	$(BIN)/cmake --build $(CPP_BUILD)
+	@touch $@

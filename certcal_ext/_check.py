@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""Argument checks shared by the public functions.
+
+Each function returns its argument in the form the compiled module takes and raises a TypeError
+(wrong kind) or a ValueError (wrong value) that names the argument, what was expected and what came.
+None of them changes its argument, and none copies an array that already has the right form.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Tables have M x M cells; at this many bins one table takes 335 MB.
+MAX_BINS = 2048
+
+
+def array(name: str, value: Any) -> NDArray[Any]:
+    """Views ``value`` as a NumPy array; tensors on another device are copied to the host."""
+    if hasattr(value, "detach") and hasattr(
+        value, "cpu"
+    ):  # a torch tensor, without importing torch
+        try:
+            tensor = value.detach().cpu()
+            if (
+                str(tensor.dtype) == "torch.bfloat16"
+            ):  # NumPy has no bfloat16; float32 holds it exactly
+                tensor = tensor.float()
+            return np.asarray(tensor.numpy())
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise TypeError(
+                f"{name}: expected a tensor with data that NumPy can view, got {value.dtype} on "
+                f"{value.device}: {error}"
+            ) from error
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name}: expected an array, got {type(value).__name__}: {error}"
+        ) from error
+
+
+def vector(name: str, value: Any, size: int | None = None) -> NDArray[Any]:
+    """A one-dimensional array, of ``size`` entries where that is given."""
+    result = array(name, value)
+    if result.ndim != 1:
+        raise ValueError(f"{name}: expected shape (N,), got {result.shape}")
+    if size is not None and result.size != size:
+        raise ValueError(
+            f"{name}: expected {size} entries, as the other arrays have, got {result.size}"
+        )
+    return result
+
+
+def float_vector(name: str, value: Any, size: int | None = None) -> NDArray[np.float64]:
+    """A contiguous float64 vector. The values are not looked at."""
+    result = vector(name, value, size)
+    if result.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected real numbers, got dtype {result.dtype}")
+    return np.ascontiguousarray(result, dtype=np.float64)
+
+
+def int_vector(name: str, value: Any, size: int | None = None) -> NDArray[np.int64]:
+    """A contiguous int64 vector of whole numbers."""
+    result = vector(name, value, size)
+    if result.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected whole numbers, got dtype {result.dtype}")
+    if result.dtype == np.uint64 and result.size and int(result.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: expected values below 2^63, got {result.max()}")
+    return np.ascontiguousarray(result, dtype=np.int64)
+
+
+def correct_vector(name: str, value: Any, size: int | None = None) -> NDArray[np.uint8]:
+    """A contiguous uint8 vector of 0 and 1 from booleans or numbers that are 0 or 1."""
+    result = vector(name, value, size)
+    if result.dtype == np.bool_:
+        return np.ascontiguousarray(result).view(np.uint8)
+    if result.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected booleans or 0 and 1, got dtype {result.dtype}")
+    if result.dtype == np.uint8:
+        good = not result.size or int(result.max()) <= 1
+    else:
+        good = bool(np.all((result == 0) | (result == 1)))
+    if not good:
+        row = int(np.argmin((result == 0) | (result == 1)))
+        raise ValueError(f"{name}: expected booleans or 0 and 1, got {result[row]} in row {row}")
+    return np.ascontiguousarray(result, dtype=np.uint8)
+
+
+def intervals(
+    correct: Any, lower: Any, upper: Any
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
+    """The three arrays of a metric, of one length.
+
+    Whether 0 <= lower <= upper <= 1 is left to the pass over the data.
+    """
+    right = correct_vector("correct", correct)
+    return right, float_vector("lower", lower, right.size), float_vector("upper", upper, right.size)
+
+
+def bad_bounds(row: int, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> ValueError:
+    """The error for the first row whose bounds are not ordered in [0, 1]."""
+    return ValueError(
+        f"lower, upper: expected 0 <= lower <= upper <= 1, got lower {lower[row]} and upper "
+        f"{upper[row]} in row {row}"
+    )
+
+
+def require_ordered(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> None:
+    """Raises unless 0 <= lower <= upper <= 1 in every row (NaN fails)."""
+    good = (lower >= 0) & (lower <= upper) & (upper <= 1)
+    if not good.all():
+        raise bad_bounds(int(np.argmin(good)), lower, upper)
+
+
+def bin_edges(bins: Any, edges: Any) -> NDArray[np.float64]:
+    """The (M + 1,) edges: ``edges`` where given, else ``numpy.linspace`` with ``bins`` bins."""
+    if edges is None:
+        count = whole_number("bins", bins, 1, MAX_BINS)
+        return np.linspace(0.0, 1.0, count + 1)
+    result = float_vector("edges", edges)
+    if not 2 <= result.size <= MAX_BINS + 1:
+        raise ValueError(f"edges: expected 2 to {MAX_BINS + 1} edges, got {result.size}")
+    if result[0] != 0.0 or result[-1] != 1.0:
+        raise ValueError(f"edges: expected to run from 0 to 1, got {result[0]} to {result[-1]}")
+    steps = np.diff(result)
+    if not bool((steps > 0).all()):
+        at = int(np.argmin(steps > 0))
+        raise ValueError(
+            f"edges: expected strictly increasing numbers, got {result[at]} before "
+            f"{result[at + 1]} at position {at}"
+        )
+    return np.array(result)
+
+
+def closed_left(closed: Any) -> bool:
+    """Whether bins are [e, e') (``"left"``) and not (e, e'] (``"right"``)."""
+    if closed not in ("left", "right"):
+        raise ValueError(f'closed: expected "left" or "right", got {closed!r}')
+    return bool(closed == "left")
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """An int from ``least`` to ``most``."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__} {value!r}")
+    number = int(value)
+    if number < least or (most is not None and number > most):
+        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}: expected a whole number {limits}, got {value}")
+    return number
+
+
+def real_number(name: str, value: Any) -> float:
+    """A finite float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__} {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return float(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """A finite float above 0."""
+    result = real_number(name, value)
+    if result <= 0:
+        raise ValueError(f"{name}: expected a number above 0, got {value}")
+    return result
+
+
+def failure_probability(name: str, value: Any) -> float:
+    """A float in [1e-15, 1): smaller binomial tails cannot be evaluated accurately enough."""
+    result = real_number(name, value)
+    if not 1e-15 <= result < 1:
+        raise ValueError(f"{name}: expected a probability from 1e-15 to below 1, got {value}")
+    return result
+
+
+def radius(name: str, value: Any) -> float:
+    """A finite l2 radius, at least 0, in pixel units."""
+    result = real_number(name, value)
+    if result < 0:
+        raise ValueError(f"{name}: expected a radius of at least 0, got {value}")
+    return result
+
+
+def radii(name: str, value: Any) -> NDArray[np.float64]:
+    """A vector of finite l2 radii, at least 0; one number counts as one radius."""
+    given = array(name, value)
+    result = float_vector(name, given.reshape(1) if given.ndim == 0 else given)
+    if not result.size:
+        raise ValueError(f"{name}: expected at least one radius, got none")
+    good = np.isfinite(result) & (result >= 0)
+    if not good.all():
+        at = int(np.argmin(good))
+        raise ValueError(
+            f"{name}: expected finite radii of at least 0, got {result[at]} at position {at}"
+        )
+    return result

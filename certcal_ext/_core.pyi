@@ -1,0 +1,115 @@
+"""The compiled module. Private: the public functions that call it check their arguments first.
+
+Arrays are NumPy arrays or anything with ``__dlpack__`` (CPU or CUDA tensors); outputs are written in place.
+``threads`` is the number of CPU threads; ``stream`` is a CUDA stream handle (0: the legacy default stream).
+"""
+
+from typing import Any
+
+__version__: str
+
+def build_info() -> dict[str, Any]: ...
+def cuda_status() -> dict[str, Any]: ...
+def simd_paths() -> list[str]: ...
+def philox4x32_10(
+    counter: tuple[int, int, int, int], key: tuple[int, int]
+) -> tuple[int, int, int, int]: ...
+def add_noise(
+    images: Any,
+    out: Any,
+    sigma: float,
+    seed: int,
+    sample_ids: Any,
+    first_draw: int,
+    threads: int = 1,
+    stream: int = 0,
+    simd: str = "auto",
+) -> None:
+    """images (B, E) f32, out (B, D, E) f32, sample_ids (B,) i64: out = images + sigma * normal(seed, id, draw, element)."""
+
+def count_votes(
+    logits: Any,
+    counts: Any,
+    near_ties: Any,
+    margin: float,
+    faults: Any,
+    threads: int = 1,
+    stream: int = 0,
+) -> None:
+    """logits (B, D, K) f32/f64; counts (B, K) i64 is added to; near_ties (B, D) u8 or None: rows whose two largest logits differ by less than margin are marked there and not counted; faults (2,) i64 is added to: rows with NaN, rows with infinity."""
+
+def score_histogram(
+    logits: Any,
+    classes: Any,
+    histogram: Any,
+    score_sums: Any,
+    faults: Any,
+    threads: int = 1,
+    stream: int = 0,
+) -> None:
+    """softmax scores of class classes[b] (or of the top class where classes is None) -> histogram (B, J) i64 and score_sums (B, 2) i64, both added to."""
+
+def certify(
+    group: Any,
+    correct: Any,
+    confidence: Any,
+    probit_lower: Any,
+    probit_upper: Any,
+    shifts: Any,
+    edges: Any,
+    closed_left: bool,
+    tables: Any,
+    clean: Any,
+    brier: Any,
+    threads: int = 1,
+    stream: int = 0,
+    edges_device: Any = None,
+    workspace: Any = None,
+) -> None:
+    """The fused bound.
+
+    group (N,) i64 in [0, G): which interval a sample has; correct (N,) u8; confidence, probit_lower, probit_upper (G,) f64;
+    shifts (R,) f64 = radius / sigma, each >= 0; edges (M + 1,) f64. A sample is certified at shift r when probit_lower > r.
+    Adds to: tables (R, 2, M, M, 5) i64 (an ECE table a radius), clean (R, M, 4) i64 (a bin's samples, right ones, sum of
+    confidence in two words), brier (R, 4) i64 (certified and clean Brier sums, two words each).
+    On CUDA, edges stays on the CPU (it is checked), edges_device (M + 1,) is its copy on the device, and workspace (G, 2) i64 holds zeros.
+    """
+
+def shift_interval(
+    probit_lower: Any,
+    probit_upper: Any,
+    shift: float,
+    lower: Any,
+    upper: Any,
+    threads: int = 1,
+) -> None:
+    """lower = Phi(probit_lower - shift) rounded down, upper = Phi(probit_upper + shift) rounded up; all (N,) f64."""
+
+def ece_update(
+    correct: Any,
+    lower: Any,
+    upper: Any,
+    edges: Any,
+    closed_left: bool,
+    state: Any,
+    threads: int = 1,
+) -> int:
+    """Adds N rows to state (2, M, M, 5) i64. Returns -1, or the first row whose bounds are not 0 <= lower <= upper <= 1 (nothing is added then)."""
+
+def ece_solve(state: Any, edges: Any, signs: Any) -> float:
+    """The recursion: the certified ECE of a table, rounded up; signs (M,) i8 is written."""
+
+def ece_worst_confidence(
+    correct: Any,
+    lower: Any,
+    upper: Any,
+    edges: Any,
+    closed_left: bool,
+    signs: Any,
+    out: Any,
+    threads: int = 1,
+) -> None:
+    """out (N,) f64: the worst confidence of each row for the signs of the bins."""
+
+def brier_update(correct: Any, lower: Any, upper: Any, sums: Any, threads: int = 1) -> int:
+    """Adds the worst squared errors, rounded up, to sums (2,) i64 (high and low word). Returns as ece_update."""

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""NumPy arrays and torch tensors behind one small face, so that the operations below serve both.
+
+torch is never imported here: where a tensor comes in, it is already loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether ``value`` is a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def dtype_name(value: Any) -> str:
+    """``"float32"`` for both ``numpy.float32`` and ``torch.float32``."""
+    return str(value.dtype).removeprefix("torch.")
+
+
+def prepared(name: str, value: Any, dtypes: tuple[str, ...]) -> Any:
+    """``value`` as a contiguous array or tensor (without gradient) of one of ``dtypes``, where it lies.
+
+    Raises:
+        TypeError: not an array, or of another dtype.
+        ValueError: a tensor on a device that is neither CPU nor CUDA.
+    """
+    if is_tensor(value):
+        if value.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"{name}: expected a tensor on cpu or cuda, got one on {value.device}")
+        array = value.detach()
+    else:
+        array = np.asarray(value)
+    if dtype_name(array) not in dtypes:
+        raise TypeError(f"{name}: expected dtype {' or '.join(dtypes)}, got {dtype_name(array)}")
+    return array.contiguous() if is_tensor(array) else np.ascontiguousarray(array)
+
+
+def zeros_like_place(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """Zeros of ``shape`` and ``dtype``, of the kind of ``like`` and on its device."""
+    if is_tensor(like):
+        torch = sys.modules["torch"]
+        return torch.zeros(shape, dtype=getattr(torch, dtype), device=like.device)
+    return np.zeros(shape, dtype=dtype)
+
+
+def empty_like_place(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """As :func:`zeros_like_place`, with whatever the memory holds."""
+    if is_tensor(like):
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    return np.empty(shape, dtype=dtype)
+
+
+def int64_vector_at(name: str, value: Any, size: int, like: Any) -> Any:
+    """``value`` as a contiguous int64 vector of ``size`` entries where ``like`` lies.
+
+    Raises:
+        TypeError: not whole numbers.
+        ValueError: of another shape.
+    """
+    array = value.detach().cpu().numpy() if is_tensor(value) else np.asarray(value)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"{name}: expected whole numbers, got dtype {array.dtype}")
+    if array.shape != (size,):
+        raise ValueError(f"{name}: expected shape ({size},), got {array.shape}")
+    array = np.ascontiguousarray(array, dtype=np.int64)
+    if is_tensor(like):
+        return sys.modules["torch"].as_tensor(array).to(like.device)
+    return array
+
+
+def current_stream(value: Any) -> int:
+    """The handle of the caller's current CUDA stream on the tensor's device; 0 on the CPU."""
+    if is_tensor(value) and value.device.type == "cuda":
+        return int(sys.modules["torch"].cuda.current_stream(value.device).cuda_stream)
+    return 0

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""The command line: ``certcal``. One file a subcommand; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+try:
+    import typer
+except ImportError as error:
+    raise SystemExit(
+        'certcal: error: the command line needs typer: pip install "certcal_ext[cli]"'
+    ) from error
+
+from certcal_ext.cli import bound, certify, demo, doctor, report
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="certcal",
+    help="Exact worst-case calibration of smoothed classifiers under every l2 attack of a given "
+    "radius.",
+    epilog="Start with: certcal demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("certify", epilog=certify.EXAMPLES)(certify.certify)
+app.command("bound", epilog=bound.EXAMPLES)(bound.bound)
+app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from certcal_ext import __version__
+
+        typer.echo(f"certcal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Options that come before the subcommand."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 on success, 2 on bad input.
+
+    Args:
+        arguments: the words after ``certcal``; None takes them from the process.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="certcal")

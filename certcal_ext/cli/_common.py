@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""What the subcommands share: one-line errors, radii, input files and output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from certcal_ext.certificates import Certificates
+    from certcal_ext.curve import Curve
+
+BAD_INPUT = 2
+_TRACEBACK = "CERTCAL_TRACEBACK"
+_STYLES = {"plain": "", "clean": "blue", "worst": "bold yellow", "constant": "green"}
+
+
+def note(message: str) -> None:
+    """A line for people, on stderr."""
+    typer.echo(message, err=True)
+
+
+def examples(*pairs: tuple[str, str]) -> str:
+    """The end of a help text: what to do and the command that does it."""
+    return "\n\n".join(
+        ["[bold]Examples[/bold]"]
+        + [f"{what}:\n\n  [cyan]{command}[/cyan]" for what, command in pairs]
+    )
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns errors about input into one line on stderr and exit code 2, and warnings into lines.
+
+    With CERTCAL_TRACEBACK=1 in the environment errors go through, for reports of faults in certcal
+    itself.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+            if os.environ.get(_TRACEBACK):
+                raise
+            words = " ".join(str(error).split()) or type(error).__name__
+            note(f"certcal: error: {words}")
+            raise typer.Exit(BAD_INPUT) from None
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: Any = None,
+) -> None:
+    if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
+        note(f"certcal: warning: {' '.join(str(message).split())}")
+
+
+def numbers(name: str, text: str | None) -> list[float] | None:
+    """``0,0.1,0.5`` as numbers.
+
+    Raises:
+        ValueError: something in it is no finite number.
+
+    Example:
+        >>> numbers("radii", "0, 0.25")
+        [0.0, 0.25]
+    """
+    if text is None:
+        return None
+    try:
+        values = [float(word) for word in text.split(",")]
+    except ValueError:
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
+        raise ValueError(
+            f"{name}: expected numbers separated by commas, for example 0,0.25,0.5, got {text!r}"
+        )
+    return values
+
+
+def read_certificates(
+    path: Path, *, sigma: float | None, n: int | None, alpha: float | None
+) -> Certificates:
+    """Certificates from Parquet, vote counts (``.npz``) or a certification log, told by content.
+
+    Args:
+        path: the file.
+        sigma: noise of counts or a log; counts may hold it themselves.
+        n: draws of a log.
+        alpha: failure probability of an interval; None is 0.001, and a Parquet file has its own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is none of the three, or something it does not hold was not given.
+    """
+    from certcal_ext.certificates import Certificates
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"PAR1":
+        for name, value in (("sigma", sigma), ("n", n), ("alpha", alpha)):
+            if value is not None:
+                raise ValueError(
+                    f"--{name}: a Parquet file of certificates has its own; leave it out"
+                )
+        return Certificates.from_parquet(path)
+    alpha = 1e-3 if alpha is None else alpha
+    if magic[:2] == b"PK" or path.suffix == ".npz":
+        certificates = Certificates.from_npz(path, sigma=sigma, alpha=alpha)
+        if n is not None and n != certificates.provenance.n:
+            raise ValueError(f"--n: {path} says {certificates.provenance.n}, got {n}")
+        return certificates
+    if sigma is None or n is None:
+        name = "sigma" if sigma is None else "n"
+        raise ValueError(
+            f"{path}: a certification log does not say its {name}; give it with --{name}"
+        )
+    return Certificates.from_cohen_log(path, sigma=sigma, n=n, alpha=alpha)
+
+
+def writable(path: Path | None, name: str) -> None:
+    """Checks before a long run that a file can be written there.
+
+    Raises:
+        ValueError: its folder does not exist or is not writable, or it is a folder.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{name}: expected a file name, got the folder {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{name}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{name}: the folder {path.parent} is not writable")
+
+
+def curve_records(curve: Curve) -> list[dict[str, float | int | None]]:
+    """The metrics, a dictionary a radius."""
+    names = (
+        "radius",
+        "certified",
+        "total",
+        "certified_accuracy",
+        "accuracy",
+        "ece",
+        "certified_ece",
+        "brier",
+        "certified_brier",
+        "constant_brier",
+        "skill",
+    )
+    columns = [getattr(curve, name).tolist() for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def provenance(certificates: Certificates) -> dict[str, Any]:
+    """Where the certificates come from, for JSON."""
+    return dataclasses.asdict(certificates.provenance)
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout; numbers that are not finite become null."""
+    typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def console() -> Console:
+    """Where tables go: stdout, wide enough for them where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 118, highlight=False)
+
+
+def curve_table(curve: Curve, title: str) -> Table:
+    """The table of metrics by radius."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from certcal_ext.report import table
+
+    drawn = Table(
+        title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+    )
+    for column in table.COLUMNS:
+        drawn.add_column(
+            column.name, justify="right", style=_STYLES[column.role], vertical="bottom"
+        )
+    for cells in table.rows(curve):
+        drawn.add_row(*map(Text, cells))
+    return drawn
+
+
+def print_curve(curve: Curve, title: str, footnote: str) -> None:
+    """The table and a line below it."""
+    output = console()
+    output.print(curve_table(curve, title))
+    output.print(footnote, style="dim", markup=False)
+
+
+def meaning(certificates: Certificates) -> str:
+    """What the table claims, in two lines."""
+    alpha = certificates.provenance.alpha
+    sure = (
+        "Bounds hold where the given intervals hold."
+        if alpha is None
+        else f"Each interval behind them holds with probability 1 - {alpha:g}; on average at most "
+        f"{alpha * len(certificates):.3g} of {len(certificates):,} fail."
+    )
+    return (
+        "ECE and Brier are over the samples certified at the radius; certified columns are "
+        "rounded up. "
+        f"{sure}\nConstant Brier is what a constant confidence would score; skill above 0 means "
+        f"the bound is better."
+    )

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""What ``certcal certify`` does around the run: device, a check on clean images, an estimate."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from certcal_ext.cli._common import note
+
+if TYPE_CHECKING:
+    import torch
+
+    from certcal_ext._progress import Report
+    from certcal_ext.certificates import Certificates
+    from certcal_ext.datasets import ImageData
+    from certcal_ext.smoothing import SmoothedClassifier
+
+_CLEAN_IMAGES = 512
+_PROBE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take.
+
+    Attributes:
+        draws: forward passes in all.
+        best_radius: largest radius that n and alpha can certify.
+        seconds: expected time.
+    """
+
+    draws: int
+    best_radius: float
+    seconds: float
+
+
+def to_device(network: torch.nn.Module, name: str) -> tuple[torch.nn.Module, torch.device]:
+    """Moves the model to a device.
+
+    Args:
+        network: the model.
+        name: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ...
+
+    Returns:
+        The model and its device.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    import torch
+
+    try:
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(found if name == "auto" else name)
+        return network.to(device), device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device: {name} cannot be used: {first_line(error)}") from error
+
+
+def check_clean(
+    network: torch.nn.Module, images: ImageData, device: torch.device, expected: int | None
+) -> int:
+    """Runs clean images through the model: wrong labels or weights show here and not after hours.
+
+    Args:
+        network: the model, on ``device``.
+        images: the images; the first 512 are used.
+        device: the device.
+        expected: number of classes that the user named, or None.
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        ValueError: the model fails, puts out no finite logits (B, classes), or the labels or
+            ``expected`` do not fit them.
+
+    Warns:
+        UserWarning: the accuracy is near chance.
+    """
+    import torch
+
+    shown = torch.from_numpy(images.images[:_CLEAN_IMAGES])
+    try:
+        with torch.inference_mode():
+            logits = torch.cat([network(part.to(device)) for part in torch.split(shown, 64)])
+    except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"model: failed on images of shape {tuple(shown[:64].shape)}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    if logits.ndim != 2 or len(logits) != len(shown) or logits.shape[1] < 2:
+        raise ValueError(
+            f"model: expected logits of shape ({len(shown)}, classes), got {tuple(logits.shape)}"
+        )
+    if not torch.isfinite(logits).all():
+        raise ValueError("model: gives NaN or infinite logits on clean images")
+    classes = int(logits.shape[1])
+    if expected is not None and expected != classes:
+        raise ValueError(f"--num-classes: the model has {classes} classes, got {expected}")
+    if images.labels is not None:
+        if int(images.labels.max()) >= classes:
+            raise ValueError(
+                f"labels: expected 0 to {classes - 1}, as the model has {classes} classes, "
+                f"got {images.labels.max()}"
+            )
+        right = (
+            (logits.argmax(1).cpu() == torch.from_numpy(images.labels[: len(shown)]))
+            .double()
+            .mean()
+        )
+        _warn_near_chance(float(right), len(shown), classes)
+    return classes
+
+
+def _warn_near_chance(accuracy: float, images: int, classes: int) -> None:
+    chance = 1 / classes
+    spread = 3 * math.sqrt(chance * (1 - chance) / images)
+    note(f"accuracy on {images} clean images: {accuracy:.1%}")
+    if accuracy <= chance + spread:
+        warnings.warn(
+            f"the model is right on {accuracy:.1%} of {images} clean images, near chance for "
+            f"{classes} classes: "
+            "wrong label order, wrong weights, or a normalisation that is not inside the model?",
+            stacklevel=2,
+        )
+
+
+def estimate_run(
+    smooth: SmoothedClassifier, images: ImageData, options: dict[str, Any]
+) -> Estimate:
+    """Times the real thing on the first image, with more draws until the time means something.
+
+    Args:
+        smooth: the classifier.
+        images: the images.
+        options: n0, n, alpha and batch_size of the run.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        TypeError: an option is of the wrong kind.
+        ValueError: an option is out of range, or the model fails.
+    """
+    from certcal_ext.intervals import best_radius
+
+    n0, n = options["n0"], options["n"]
+    total = len(images.images) * (n0 + n)
+    best = float(best_radius(n, options["alpha"], smooth.sigma))
+    run_certify(smooth, images, slice(0, 1), {**options, "n": min(n, options["batch_size"])})
+    draws = min(n, options["batch_size"])
+    while True:
+        started = time.perf_counter()
+        run_certify(smooth, images, slice(0, 1), {**options, "n": draws})
+        spent = time.perf_counter() - started
+        if spent > _PROBE_SECONDS or draws >= n:
+            return Estimate(draws=total, best_radius=best, seconds=total * spent / (n0 + draws))
+        draws = min(n, 4 * draws)
+
+
+def run_certify(
+    smooth: SmoothedClassifier,
+    images: ImageData,
+    rows: slice,
+    options: dict[str, Any],
+    show: Report | None = None,
+) -> Certificates:
+    """The certificates of some rows.
+
+    Args:
+        smooth: the classifier.
+        images: the images; their ids are the sample ids of the noise.
+        rows: which of them.
+        options: n0, n, alpha and batch_size.
+        show: called with the draws done and the draws in all; None for a trial run, whose warnings
+            are no news.
+
+    Returns:
+        The certificates.
+
+    Raises:
+        ValueError: an option is out of range, or the model fails.
+    """
+    import torch
+
+    labels = None if images.labels is None else torch.from_numpy(images.labels[rows])
+    with warnings.catch_warnings():
+        if show is None:
+            warnings.simplefilter("ignore")
+        try:
+            return smooth.certify(
+                torch.from_numpy(images.images[rows]),
+                labels,
+                sample_ids=torch.from_numpy(images.ids[rows]),
+                progress=False if show is None else show,
+                **options,
+            )
+        except RuntimeError as error:
+            hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
+            raise ValueError(
+                f"model: failed while certifying: {first_line(error)}{hint}"
+            ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; torch's go on with a stack."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

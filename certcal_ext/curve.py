@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: MIT
+"""What is asked of certificates: the set at a radius, and metrics over radii by the fused bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certcal_ext import _threads
+from certcal_ext._load import core
+from certcal_ext.ece_table import FRACTION_BITS, LOW_BITS
+from certcal_ext.metrics import brier as plain_brier_score
+from certcal_ext.metrics import certified_brier, certified_ece, ece, mean_rounded_up
+
+#: Radii whose tables are in memory at the same time take at most about this many bytes.
+_TABLE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class CertifiedSet:
+    """The samples whose prediction is certified at a radius.
+
+    Arrays have one entry a certified sample and are read-only.
+
+    Attributes:
+        radius: l2 radius, in pixel units.
+        index: (n,) int64 sample ids.
+        correct: (n,) bool, or None where there are no labels.
+        lower: (n,) float64, the confidence stays at or above it under every attack of that radius.
+        upper: (n,) float64, and at or below it.
+        confidence: (n,) float64 point estimates without an attack, or None where there are none.
+        predicted: (n,) int64 predicted classes, or None where they are not known.
+    """
+
+    radius: float
+    index: NDArray[np.int64]
+    correct: NDArray[np.bool_] | None
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    confidence: NDArray[np.float64] | None
+    predicted: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        """Number of certified samples."""
+        return int(self.index.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Metrics over the samples certified at each radius.
+
+    All arrays are (R,) and read-only; ``certified`` and ``total`` are int64, the others float64.
+
+    At a radius at which nothing is certified all metrics but ``certified_accuracy`` are nan.
+
+    Attributes:
+        radius: l2 radii, in pixel units.
+        certified: number of samples certified at the radius.
+        total: number of samples that were drawn for, abstained ones too.
+        certified_accuracy: share of all samples that are right and certified.
+        accuracy: share of the certified samples that are right.
+        ece: plain ECE of the point estimates of the certified samples; nan where there are no
+            estimates.
+        certified_ece: exact worst-case ECE.
+        brier: plain Brier score of the point estimates; nan where there are no estimates.
+        certified_brier: exact worst-case Brier score.
+        constant_brier: what a constant confidence equal to ``accuracy`` scores, acc(1 - acc).
+        skill: 1 - certified_brier / constant_brier; the certificate says nothing unless it is above
+            0. nan where ``constant_brier`` is 0.
+    """
+
+    radius: NDArray[np.float64]
+    certified: NDArray[np.int64]
+    total: NDArray[np.int64]
+    certified_accuracy: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    ece: NDArray[np.float64]
+    certified_ece: NDArray[np.float64]
+    brier: NDArray[np.float64]
+    certified_brier: NDArray[np.float64]
+    constant_brier: NDArray[np.float64]
+    skill: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Number of radii."""
+        return int(self.radius.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Samples that share interval and point estimate: the bound is evaluated once a group.
+
+    Attributes:
+        group: (N,) int64, the group of a sample.
+        confidence: (G,) point estimates.
+        probit_lower: (G,) lower ends in probit space, rounded down.
+        probit_upper: (G,) upper ends in probit space, rounded up.
+    """
+
+    group: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    probit_lower: NDArray[np.float64]
+    probit_upper: NDArray[np.float64]
+
+
+def first_rows(*columns: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Groups equal rows of float columns.
+
+    Args:
+        *columns: (N,) float64 without nan, each.
+
+    Returns:
+        (G,) a row of each group, and (N,) the group of each row.
+    """
+    _, first, group = np.unique(columns[0], return_index=True, return_inverse=True)
+    # For votes all columns are functions of the count, so that the first tells the groups apart.
+    # Otherwise compare all.
+    if not all(np.array_equal(column[first][group], column) for column in columns[1:]):
+        _, first, group = np.unique(
+            np.stack(columns, axis=1), axis=0, return_index=True, return_inverse=True
+        )
+    return first.astype(np.int64), group.reshape(-1).astype(np.int64)
+
+
+def smoothing_curve(
+    groups: Groups,
+    correct: NDArray[np.uint8],
+    radii: NDArray[np.float64],
+    shifts: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    closed_left: bool,
+) -> Curve:
+    """The curve of a smoothed classifier: one fused pass over the samples for all radii.
+
+    Args:
+        groups: the intervals.
+        correct: (N,) uint8, 1 where the prediction is right.
+        radii: (R,) l2 radii.
+        shifts: (R,) radius / sigma, rounded up.
+        edges: (M + 1,) edges of the bins.
+        closed_left: whether bins are [e, e').
+
+    Returns:
+        ``Curve``.
+    """
+    bins, count = edges.size - 1, radii.size
+    columns = np.full(
+        (6, count), np.nan
+    )  # accuracy, ece, certified ece, brier, certified brier, right
+    certified = np.zeros(count, np.int64)
+    signs = np.empty(bins, np.int8)
+    step = max(1, _TABLE_BYTES // (2 * bins * bins * 5 * 8))
+    for begin in range(0, count, step):
+        part = np.ascontiguousarray(shifts[begin : begin + step])
+        tables = np.zeros((part.size, 2, bins, bins, 5), np.int64)
+        clean = np.zeros((part.size, bins, 4), np.int64)
+        brier = np.zeros((part.size, 4), np.int64)
+        core.certify(
+            groups.group,
+            correct,
+            groups.confidence,
+            groups.probit_lower,
+            groups.probit_upper,
+            part,
+            edges,
+            closed_left,
+            tables,
+            clean,
+            brier,
+            threads=_threads.num_threads(),
+        )
+        rows, right = clean[:, :, 0].sum(axis=1), clean[:, :, 1].sum(axis=1)
+        certified[begin : begin + step] = rows
+        columns[5, begin : begin + step] = right
+        for at in np.flatnonzero(rows):
+            size = int(rows[at])
+            columns[:5, begin + at] = (
+                right[at] / size,
+                _clean_ece(clean[at], size),
+                core.ece_solve(tables[at], edges, signs),
+                mean_rounded_up(brier[at, 2], brier[at, 3], size),
+                mean_rounded_up(brier[at, 0], brier[at, 1], size),
+            )
+    return _curve(radii, certified, correct.size, columns[5], *columns[:5])
+
+
+def interval_curve(
+    correct: NDArray[np.uint8],
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    confidence: NDArray[np.float64] | None,
+    radii: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    closed: str,
+) -> Curve:
+    """The curve of another verifier's intervals, which are the same at every radius.
+
+    Args:
+        correct: (N,) uint8, 1 where the prediction is right.
+        lower: (N,) lower ends.
+        upper: (N,) upper ends.
+        confidence: (N,) point estimates, or None.
+        radii: (R,) l2 radii.
+        edges: (M + 1,) edges of the bins.
+        closed: ``"right"`` or ``"left"``.
+
+    Returns:
+        ``Curve``.
+    """
+    worst = certified_brier(correct, lower, upper)
+    values = (
+        worst.accuracy,
+        np.nan if confidence is None else ece(correct, confidence, edges=edges, closed=closed),
+        certified_ece(correct, lower, upper, edges=edges, closed=closed).value,
+        np.nan if confidence is None else plain_brier_score(correct, confidence),
+        worst.value,
+    )
+    right = np.full(radii.size, float(np.count_nonzero(correct)))
+    certified = np.full(radii.size, correct.size, np.int64)
+    return _curve(
+        radii, certified, correct.size, right, *(np.full(radii.size, value) for value in values)
+    )
+
+
+def _clean_ece(clean: NDArray[np.int64], rows: int) -> float:
+    # Python integers: a sum of confidences may need more than 64 bits.
+    gaps = (
+        abs((int(right) << FRACTION_BITS) - (int(high) << LOW_BITS) - int(low))
+        for _, right, high, low in clean
+    )
+    return sum(gaps) / (rows << FRACTION_BITS)
+
+
+def _curve(
+    radii: NDArray[np.float64],
+    certified: NDArray[np.int64],
+    total: int,
+    right: NDArray[np.float64],
+    accuracy: NDArray[np.float64],
+    plain_ece: NDArray[np.float64],
+    worst_ece: NDArray[np.float64],
+    plain_brier: NDArray[np.float64],
+    worst_brier: NDArray[np.float64],
+) -> Curve:
+    constant = accuracy * (1.0 - accuracy)
+    ratio = np.divide(worst_brier, constant, out=np.full(radii.size, np.nan), where=constant > 0)
+    arrays: dict[str, NDArray[Any]] = {
+        "radius": radii.copy(),
+        "certified": certified,
+        "total": np.full(radii.size, total, np.int64),
+        "certified_accuracy": right / total,
+        "accuracy": accuracy,
+        "ece": plain_ece,
+        "certified_ece": worst_ece,
+        "brier": plain_brier,
+        "certified_brier": worst_brier,
+        "constant_brier": constant,
+        "skill": 1.0 - ratio,
+    }
+    for values in arrays.values():
+        values.flags.writeable = False
+    return Curve(**arrays)

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: MIT
+"""One self-contained HTML page about a set of certificates: no network, light and dark."""
+
+from __future__ import annotations
+
+from certcal_ext.report.page import render_report, write_report
+
+__all__ = ["render_report", "write_report"]

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: MIT
+"""The report as one HTML file. Everything that comes from data is escaped by the template."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certcal_ext._files import replacing
+from certcal_ext.report import table, words
+from certcal_ext.report.facts import Facts, gather
+from certcal_ext.report.figures import draw_all
+
+if TYPE_CHECKING:
+    from certcal_ext.certificates import Certificates
+
+_FIELDS = {
+    "kind": "kind of certificate",
+    "source": "source",
+    "sigma": "noise, standard deviation (pixel units)",
+    "n0": "draws to select the class, a sample",
+    "n": "draws to estimate the confidence, a sample",
+    "alpha": "alpha, failure probability of an interval",
+    "seed": "seed of the noise",
+    "num_classes": "classes",
+    "norm": "norm of the perturbation",
+    "radius": "radius of the intervals",
+    "precision": "number format of the base classifier",
+    "model_hash": "hash of the model",
+    "package_version": "certcal_ext version",
+    "torch_version": "torch version",
+    "created": "created",
+    "notes": "notes",
+}
+
+
+def render_report(
+    certificates: Certificates,
+    *,
+    radii: Sequence[float] | None = None,
+    radius: float | None = None,
+    bins: int = 15,
+    edges: Sequence[float] | None = None,
+    closed: str = "right",
+    title: str = "Certified calibration",
+    command: str | None = None,
+) -> str:
+    """The report as HTML.
+
+    Args:
+        certificates: the certificates, with labels.
+        radii: radii of the table; None chooses round ones up to the largest certified radius.
+        radius: the radius of the headline and of the diagrams; None takes the largest listed one at
+            which at least half of all samples are certified.
+        bins: number of equal-width bins of the calibration error, where ``edges`` is None.
+        edges: bin edges from 0 to 1.
+        closed: "right": bins (lo, hi]; "left": [lo, hi).
+        title: heading of the page.
+        command: command line that made the certificates, shown under "How to reproduce".
+
+    Returns:
+        The page.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing.
+        ValueError: an argument is out of range, or the certificates hold no labels.
+
+    Example:
+        >>> import numpy as np
+        >>> from certcal_ext import Certificates
+        >>> counts = np.array([[9990, 10], [8000, 2000]])
+        >>> page = render_report(Certificates.from_counts(counts, np.array([0, 0]), sigma=0.25))
+        >>> page.startswith("<!doctype html>")
+        True
+    """
+    try:
+        import jinja2
+        from markupsafe import Markup
+    except ImportError as error:
+        raise ImportError('reports need jinja2: pip install "certcal_ext[report]"') from error
+    import certcal_ext
+
+    facts = gather(certificates, radii=radii, radius=radius, bins=bins, edges=edges, closed=closed)
+    figures = {name: Markup(svg) for name, svg in draw_all(facts).items()}
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_resource),
+    )
+    return environment.get_template("template.html").render(
+        title=title,
+        headline=words.headline(facts),
+        verdict=words.verdict(facts),
+        tiles=_tiles(facts),
+        figures=figures,
+        facts=facts,
+        columns=table.COLUMNS,
+        rows=table.rows(facts.curve),
+        main=facts.main,
+        provenance=_provenance(facts),
+        alpha=facts.provenance.alpha,
+        intervals_only=facts.provenance.sigma is None,
+        norm=facts.provenance.norm,
+        radius=words.number(facts.radius),
+        bins=len(facts.edges) - 1,
+        command=command,
+        version=certcal_ext.__version__,
+    )
+
+
+def write_report(certificates: Certificates, path: str | Path, **options: Any) -> Path:
+    """Writes the report; aside first, then renamed, so that no half page is ever left.
+
+    Args:
+        certificates: the certificates, with labels.
+        path: the file to write; its folder must exist.
+        options: keyword arguments of ``render_report``.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: the file cannot be written.
+        ImportError: jinja2 or matplotlib is missing.
+        ValueError: an argument is out of range, the folder does not exist, or the certificates
+            hold no labels.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> from certcal_ext import Certificates
+        >>> certificates = Certificates.from_intervals([True, False], [0.8, 0.5], [0.9, 0.6])
+        >>> write_report(certificates, tempfile.mkdtemp() + "/report.html").name
+        'report.html'
+    """
+    path = Path(path)
+    page = render_report(certificates, **options)
+    with replacing(path) as file:
+        file.write(page.encode("utf-8"))
+    return path
+
+
+def _resource(name: str) -> str:
+    return (resources.files("certcal_ext.report") / name).read_text(encoding="utf-8")
+
+
+def _tiles(facts: Facts) -> list[dict[str, str]]:
+    """The key numbers: name, value, and a line below."""
+    curve, row = facts.curve, facts.main
+    share = words.percent(facts.certified / max(facts.total, 1), 1)
+    tiles = [
+        _tile(
+            "Certified accuracy",
+            words.percent(float(curve.certified_accuracy[row]), 1),
+            f"certified and right; certified: {share}",
+        )
+    ]
+    if facts.certified:
+        bound = float(curve.certified_ece[row])
+        score = float(curve.certified_brier[row])
+        tiles += [
+            _tile(
+                "Certified ECE",
+                words.at_most(bound, as_percent=True),
+                f"without attack {words.percent(float(curve.ece[row]))}",
+                "worst",
+            ),
+            _tile(
+                "Certified Brier score",
+                words.at_most(score),
+                f"without attack {words.fixed(float(curve.brier[row]))}",
+                "worst",
+            ),
+            _tile(
+                "Constant confidence",
+                words.fixed(float(curve.constant_brier[row])),
+                f"its Brier score; certified skill {words.number(float(curve.skill[row]), 3)}",
+                "constant",
+            ),
+        ]
+    tiles.append(
+        _tile(
+            "Abstentions",
+            words.count(facts.abstained),
+            f"of {words.count(facts.total)} samples, at radius 0",
+        )
+    )
+    if facts.provenance.sigma is not None:
+        best = facts.best_radius
+        beside = "" if best is None else f"possible with these draws: {words.number(best, 3)}"
+        tiles.append(_tile("Largest certified radius", words.number(facts.reach, 3), beside))
+    return tiles
+
+
+def _tile(name: str, value: str, note: str, role: str = "plain") -> dict[str, str]:
+    return {"name": name, "value": value, "note": note, "role": role}
+
+
+def _provenance(facts: Facts) -> list[tuple[str, str]]:
+    """Every known field of the provenance, and how the page was made."""
+    rows = []
+    for field in dataclasses.fields(facts.provenance):
+        value = getattr(facts.provenance, field.name)
+        if value is None or value == () or value == "":
+            continue
+        text = "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        rows.append((_FIELDS.get(field.name, field.name.replace("_", " ")), text))
+    lowest, highest = ("(", "]") if facts.closed == "right" else ("[", ")")
+    edges = ", ".join(words.number(edge, 3) for edge in facts.edges)
+    rows.append(
+        ("bins of the calibration error", f"{len(facts.edges) - 1} bins {lowest}low, high{highest}")
+    )
+    rows.append(("bin edges", edges))
+    return rows

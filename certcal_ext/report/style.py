@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""How drawings look: one SVG that follows the page's light or dark theme.
+
+Matplotlib only knows fixed colours. Each role gets a colour that nobody would choose, and after
+drawing that colour is replaced by the page's CSS variable of the same role, so the browser colours
+the same drawing in both themes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID, CARD = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+CLEAN, WORST, CONSTANT = "#0a0b05", "#0a0b06", "#0a0b07"
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    CARD: "--card",
+    CLEAN: "--clean",
+    WORST: "--worst",
+    CONSTANT: "--constant",
+}
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # words stay words: read aloud, searched, in the page's own font
+    "svg.hashsalt": "certcal",
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 10.5,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 2.0,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "legend.handlelength": 1.8,
+    "legend.columnspacing": 1.2,
+    "legend.borderaxespad": 0.2,
+    "legend.labelcolor": INK,
+}
+WIDTH = 4.6  # inches of 72 units: about the width of a phone, so that words stay readable there
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib settings of the report's drawings; the caller's own come back afterwards.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('drawings need matplotlib: pip install "certcal_ext[report]"') from error
+    with matplotlib.rc_context(_SETTINGS):
+        yield
+
+
+def figure(height: float) -> Figure:
+    """An empty drawing of the common width and the given height in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def legend(drawing: Figure, axes: Axes, columns: int) -> None:
+    """Puts the legend of ``axes`` above the drawing, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside upper left", ncols=columns)
+
+
+def to_svg(drawing: Figure, name: str, title: str, description: str) -> str:
+    """The drawing as an ``<svg>`` element for a page.
+
+    Args:
+        drawing: the drawing, made inside ``style()``.
+        name: prefix of the ids inside, unique on the page, letters and hyphens.
+        title: short name, read aloud by screen readers.
+        description: what there is to see, in words with the main numbers.
+
+    Returns:
+        The element; the same bytes for the same drawing.
+    """
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    drawing.savefig(buffer, format="svg", metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*sans-serif", "var(--font)", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    labelled = f'role="img" aria-labelledby="{name}-title {name}-description"'
+    words = (
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-description">{escape(description)}</desc>'
+    )
+    return f"{head} {labelled}>{words}{rest}"

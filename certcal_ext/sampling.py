@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""The sampling loop: noisy images through the model into vote counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certcal_ext.noise import write_noise
+from certcal_ext.votes import fault_message, prepared_logits, write_votes
+
+if TYPE_CHECKING:
+    import torch
+
+#: Two evaluations of one image (in another batch, on other threads) differ by rounding only. A vote whose two largest
+#: logits are closer than this share of the largest logit is taken from an evaluation of that image alone.
+_NEAR_TIE_SHARE = {"float32": 2.0**-14, "float64": 2.0**-40}
+
+
+class VoteSampler:
+    """Counts the votes of noisy images, a rectangle of (samples x draws) at a time.
+
+    Args:
+        model: in evaluation mode, called without gradients.
+        num_classes: K.
+        sigma: standard deviation of the noise.
+        seed: key of the noise.
+        batch_size: noisy images per forward pass.
+        on_draws: called with the number of draws that a finished pass counted.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        num_classes: int,
+        sigma: float,
+        seed: int,
+        batch_size: int,
+        on_draws: Callable[[int], None] = lambda draws: None,
+    ) -> None:
+        self._model = model
+        self._num_classes = num_classes
+        self._sigma = sigma
+        self._seed = seed
+        self._batch_size = batch_size
+        self._on_draws = on_draws
+        self._buffer: torch.Tensor | None = None
+
+    def counts(
+        self, images: torch.Tensor, sample_ids: NDArray[np.int64], first_draw: int, draws: int
+    ) -> NDArray[np.int64]:
+        """(N, K) votes of draws ``first_draw`` to ``first_draw + draws - 1`` of each of N images.
+
+        Raises:
+            ValueError: logits of the wrong shape, or NaN or infinite ones (counted, with the samples named).
+        """
+        import torch
+
+        images = images.to(self._device(images))
+        ids = torch.from_numpy(sample_ids).to(images.device)
+        counts = torch.zeros((len(images), self._num_classes), dtype=torch.int64, device=images.device)
+        faults = torch.zeros(2, dtype=torch.int64, device=images.device)
+        unsure: list[tuple[int, int]] = []
+        margin: float | None = None
+        for rows, columns in _tiles(len(images), draws, self._batch_size):
+            logits = self._logits(images[rows], ids[rows], first_draw + columns.start, len(columns))
+            if margin is None:
+                margin = self._margin(logits)
+            near = torch.zeros(logits.shape[:2], dtype=torch.uint8, device=images.device)
+            write_votes(logits, counts[rows], near, margin, faults)
+            if bool(faults.any()):
+                self._raise_on_faults(faults, sample_ids[rows], logits.shape[0] * logits.shape[1])
+            if margin > 0:
+                unsure += [
+                    (rows.start + b, first_draw + columns.start + d) for b, d in near.nonzero().tolist()
+                ]
+            self._on_draws(logits.shape[0] * logits.shape[1])
+        with _one_thread():
+            for row, draw in unsure:
+                one = slice(row, row + 1)
+                write_votes(self._logits(images[one], ids[one], draw, 1), counts[one], None, 0.0, faults)
+        self._raise_on_faults(faults, sample_ids, len(unsure))
+        result: NDArray[np.int64] = counts.cpu().numpy()
+        return result
+
+    def _device(self, images: torch.Tensor) -> torch.device:
+        parameter = next(self._model.parameters(), None)
+        return images.device if parameter is None else parameter.device
+
+    def _logits(self, images: torch.Tensor, ids: torch.Tensor, first_draw: int, draws: int) -> Any:
+        """(B, D, K) logits of D draws of each of B images."""
+        import torch
+
+        batch = images.shape[0]
+        size = batch * draws * images[0].numel()
+        if self._buffer is None or self._buffer.numel() < size or self._buffer.device != images.device:
+            self._buffer = torch.empty(size, dtype=torch.float32, device=images.device)
+        noisy = self._buffer[:size].view(batch, draws, -1)
+        write_noise(images.reshape(batch, -1), self._sigma, self._seed, ids, first_draw, noisy)
+        output = self._model(noisy.view(batch * draws, *images.shape[1:]).to(self._input_dtype()))
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(f"model: expected logits as one tensor, got {type(output).__name__}")
+        if tuple(output.shape) != (batch * draws, self._num_classes):
+            raise ValueError(
+                f"model: expected logits of shape ({batch * draws}, {self._num_classes}) for {batch * draws} images and "
+                f"num_classes={self._num_classes}, got {tuple(output.shape)}"
+            )
+        return prepared_logits("model", output).view(batch, draws, self._num_classes)
+
+    def _input_dtype(self) -> torch.dtype:
+        import torch
+
+        parameter = next((p for p in self._model.parameters() if p.is_floating_point()), None)
+        return torch.float32 if parameter is None else parameter.dtype
+
+    def _margin(self, logits: torch.Tensor) -> float:
+        name = str(self._input_dtype()).removeprefix("torch.")
+        largest = float(logits.abs().max())
+        return _NEAR_TIE_SHARE.get(name, 0.0) * largest if np.isfinite(largest) else 0.0
+
+    def _raise_on_faults(self, faults: torch.Tensor, sample_ids: NDArray[np.int64], rows: int) -> None:
+        message = fault_message("model", faults.cpu(), rows)
+        if message is not None:
+            raise ValueError(f"{message}, among samples {sample_ids[0]} to {sample_ids[-1]}")
+
+
+def _tiles(samples: int, draws: int, batch_size: int) -> Iterator[tuple[slice, range]]:
+    """Rectangles of at most ``batch_size`` (sample, draw) pairs that cover all of them."""
+    width = min(draws, batch_size)
+    height = max(1, batch_size // width)
+    for row in range(0, samples, height):
+        for first in range(0, draws, width):
+            yield slice(row, min(row + height, samples)), range(first, min(first + width, draws))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

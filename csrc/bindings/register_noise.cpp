@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "../core/philox.hpp"
+#include "../cpu/noise.hpp"
+#include "device.hpp"
+#include "register.hpp"
+#include "tensor_view.hpp"
+
+#ifdef CERTCAL_HAS_CUDA
+#include "../cuda/noise.hpp"
+#endif
+
+namespace certcal::bindings {
+namespace {
+
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  const PhiloxBlock<uint32_t> block =
+      philox4x32_10(PhiloxBlock<uint32_t>{counter[0], counter[1], counter[2], counter[3]}, key[0],
+                    key[1]);
+  return {block.w0, block.w1, block.w2, block.w3};
+}
+
+SimdPath parse_simd(const std::string& name) {
+  const std::vector<SimdPath> paths = available_simd_paths();
+  if (name == "auto") return paths.front();
+  for (const SimdPath path : paths) {
+    if (simd_path_name(path) == name) return path;
+  }
+  throw py::value_error("simd: expected 'auto' or one of simd_paths(), got '" + name + "'");
+}
+
+void add_noise(const py::object& images_object, const py::object& out_object, double sigma,
+               uint64_t seed, const py::object& sample_ids_object, int64_t first_draw, int threads,
+               uintptr_t stream, const std::string& simd) {
+  const TensorView images(images_object, "images");
+  images.of(DType::kFloat32).shaped({kAnySize, kAnySize});
+  const int64_t batch = images.size(0), elements = images.size(1);
+  const TensorView out(out_object, "out");
+  out.of(DType::kFloat32).shaped({batch, kAnySize, elements}).on(images).writable();
+  const TensorView sample_ids(sample_ids_object, "sample_ids");
+  sample_ids.of(DType::kInt64).shaped({batch}).on(images);
+  const int64_t draws = out.size(1);
+  constexpr int64_t kMaxDraws = int64_t{1} << 32;
+  if (first_draw < 0 || first_draw + draws > kMaxDraws) {
+    throw py::value_error("first_draw: expected draws within [0, 2^32), got " +
+                          std::to_string(first_draw) + " + " + std::to_string(draws));
+  }
+  if (elements > (int64_t{1} << 34)) {
+    throw py::value_error("images: expected at most 2^34 elements each, got " +
+                          std::to_string(elements));
+  }
+  const SimdPath path = parse_simd(simd);
+  const float sigma32 = static_cast<float>(sigma);
+  const uint32_t first = static_cast<uint32_t>(first_draw);
+  const auto on_cpu = [&] {
+    add_noise_cpu(images.data<float>(), sample_ids.data<int64_t>(), sigma32, seed, batch, elements,
+                  first, draws, out.data<float>(), threads, path);
+  };
+  CERTCAL_RUN(images, stream, on_cpu, [&](cudaStream_t on_stream) {
+    return launch_add_noise(images.data<float>(), sample_ids.data<int64_t>(), sigma32, seed, batch,
+                            elements, first, draws, out.data<float>(), on_stream);
+  });
+}
+
+}  // namespace
+
+void register_noise(py::module_& module) {
+  module.def("philox4x32_10", &philox, py::arg("counter"), py::arg("key"));
+  module.def("add_noise", &add_noise, py::arg("images"), py::arg("out"), py::arg("sigma"),
+             py::arg("seed"), py::arg("sample_ids"), py::arg("first_draw"), py::arg("threads") = 1,
+             py::arg("stream") = 0, py::arg("simd") = "auto");
+}
+
+}  // namespace certcal::bindings

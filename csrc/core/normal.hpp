@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+// Uniform words to standard normal floats: the Box-Muller transform, written with +, -, *, fma and sqrt in float32 and
+// with integer operations, all of which IEEE 754 or two's complement fix to the last bit. Built without contraction
+// (-ffp-contract=off, --fmad=false), CPU and CUDA therefore give the same bits.
+//
+// The radius comes from u = (w + 1/2) / 2^32 in (0, 1] (so |z| <= sqrt(2 * 33 * log 2) < 6.77), the angle from a turn of
+// 2^32 steps folded into an eighth of a turn on both sides of an axis; the fold takes odd numbers only, so the law of the
+// pair is exactly symmetric under both signs and under exchange.
+#pragma once
+
+#include <cstdint>
+
+#include "host_device.hpp"
+#include "philox.hpp"
+#include "polynomials.hpp"
+#include "scalar.hpp"
+
+namespace certcal {
+
+inline constexpr int kNormalsPerBlock = 4;  // one Philox block gives four normals
+
+template <class F>
+struct NormalPair {
+  F first, second;
+};
+
+// sqrt(-2 log((w + 1/2) / 2^32)).
+template <class F, class Word>
+CERTCAL_HD F normal_radius(Word w) {
+  const F u = fused(from_unsigned(w), F(0x1p-32f), F(0x1p-33f));
+  // u = m * 2^e with m in [sqrt(1/2), sqrt(2)): adding the distance from sqrt(1/2) to 1 carries into the exponent.
+  const Word bits = bits_of(u);
+  const Word biased_exponent = (bits + Word(0x3F800000u - 0x3F3504F3u)) >> 23;
+  const F mantissa = float_of(bits - (biased_exponent << 23) + Word(127u << 23));
+  const F exponent = from_signed(biased_exponent) - F(127.0f);
+  const F f = mantissa - F(1.0f);
+  const F square = f * f;
+  const F log_mantissa = fused(square * f, log_tail(f), fused(square, F(-0.5f), f));
+  const F log_u = fused(exponent, F(0x1.62e430p-1f), log_mantissa);
+  return square_root(F(-2.0f) * log_u);
+}
+
+template <class F, class Word>
+CERTCAL_HD NormalPair<F> normal_pair(Word radius_word, Word angle_word) {
+  const F radius = normal_radius<F>(radius_word);
+
+  const Word quadrant = (angle_word + Word(1u << 29)) >> 30;
+  const Word offset = (angle_word - (quadrant << 30)) | Word(1u);  // odd, in (-2^29, 2^29)
+  const F y = from_signed(offset) * F(0x1.921fb6p-30f);            // 2 pi / 2^32 times it
+  const F square = y * y;
+  const F sine = fused(square * y, sin_tail(square), y);
+  const F cosine = fused(square * square, cos_tail(square), fused(square, F(-0.5f), F(1.0f)));
+
+  // Turn by `quadrant` quarter turns: odd ones exchange sine and cosine, and signs follow.
+  const Word odd = Word(0u) - (quadrant & Word(1u));  // all ones or all zeros
+  const Word sine_bits = bits_of(sine);
+  const Word cosine_bits = bits_of(cosine);
+  const Word exchanged = (sine_bits ^ cosine_bits) & odd;
+  const Word cosine_sign = ((quadrant + Word(1u)) & Word(2u)) << 30;
+  const Word sine_sign = (quadrant & Word(2u)) << 30;
+  return {radius * float_of((cosine_bits ^ exchanged) ^ cosine_sign),
+          radius * float_of((sine_bits ^ exchanged) ^ sine_sign)};
+}
+
+template <class F>
+struct NormalBlock {
+  F z0, z1, z2, z3;
+};
+
+// The four normals of elements 4 * block .. 4 * block + 3 of one draw of one sample.
+template <class F, class Word>
+CERTCAL_HD NormalBlock<F> normal_block(Word block, uint32_t draw, uint64_t sample_id,
+                                       uint64_t seed) {
+  using Layout = PhiloxLayout<Word>;
+  using Lanes = typename Layout::Lanes;
+  const PhiloxBlock<Lanes> counter{Layout::spread(block), Lanes(draw),
+                                   Lanes(static_cast<uint32_t>(sample_id)),
+                                   Lanes(static_cast<uint32_t>(sample_id >> 32))};
+  const PhiloxBlock<Lanes> w = philox4x32_10(counter, static_cast<uint32_t>(seed),
+                                             static_cast<uint32_t>(seed >> 32));
+  const NormalPair<F> a = normal_pair<F>(Layout::gather(w.w0), Layout::gather(w.w1));
+  const NormalPair<F> b = normal_pair<F>(Layout::gather(w.w2), Layout::gather(w.w3));
+  return {a.first, a.second, b.first, b.second};
+}
+
+// What a noisy element is: one rounding.
+template <class F>
+CERTCAL_HD F perturb(F x, F sigma, F z) {
+  return fused(sigma, z, x);
+}
+
+}  // namespace certcal

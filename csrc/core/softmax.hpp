@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+// The softmax score of one class, with the same bits for every order of summation and on every device.
+//
+// exp is a polynomial of IEEE-fixed operations; each term exp(x_k - max) <= 1 becomes an integer multiple of 2^-32, and
+// integers add in any order. A score therefore is a pure function of the logits, to within 2^-22 of the real softmax; it
+// is the base classifier that the certificate speaks of.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "fixed_point.hpp"
+#include "host_device.hpp"
+#include "polynomials.hpp"
+#include "scalar.hpp"
+
+namespace certcal {
+
+inline constexpr float kExpUnderflow = -23.0f;  // exp(-23) < 2^-33 rounds to no unit at all
+
+// round(exp(x) * 2^32) for x <= 0.
+CERTCAL_HD uint64_t exp_units(float x) {
+  if (!(x > kExpUnderflow)) return 0;
+  const float n = floorf(fused(x, 0x1.715476p+0f, 0.5f));
+  const float r = fused(n, -0x1.7f7d1cp-20f, fused(n, -0x1.62e400p-1f, x));  // log 2 in two pieces
+  const float e = fused(r * r, exp_tail(r), r + 1.0f);
+  // n >= -34: scale by 2^(n + 35) * 2^-3, both exact, then round to the nearest unit.
+  const double scale = static_cast<double>(uint64_t{1} << (static_cast<int>(n) + 35)) * 0.125;
+  return static_cast<uint64_t>(static_cast<double>(e) * scale + 0.5);
+}
+
+// e_units / sum_units as a double in [0, 1]; sum_units > 0 since the largest logit has 2^32 units.
+CERTCAL_HD double score_of(uint64_t e_units, uint64_t sum_units) {
+  return static_cast<double>(e_units) / static_cast<double>(sum_units);
+}
+
+// Bin j of J equal bins: [j / J, (j + 1) / J), the last with 1.
+CERTCAL_HD int score_bin(double score, int bins) {
+  const int j = static_cast<int>(score * bins);
+  return j < bins ? j : bins - 1;
+}
+
+}  // namespace certcal

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+// The loop over one image, written once for every vector width. Each SIMD path is a translation unit of its own
+// (noise_avx2.cpp, ...), compiled with its own instruction set, that instantiates this with its Lanes.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/normal.hpp"
+
+namespace certcal {
+
+// One piece [begin, end) of one draw of one image; begin is a multiple of kNormalsPerBlock.
+using NoiseRow = void (*)(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
+                          uint32_t draw, int64_t begin, int64_t end, float* out);
+
+void noise_row_scalar(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
+                      uint32_t draw, int64_t begin, int64_t end, float* out);
+#ifdef CERTCAL_X86
+void noise_row_avx2(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
+                    uint32_t draw, int64_t begin, int64_t end, float* out);
+void noise_row_avx512(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
+                      uint32_t draw, int64_t begin, int64_t end, float* out);
+#endif
+
+// Lanes gives: Float and Word (vectors of kWidth lanes), block_order() -> Word (which block each lane computes, so that
+// after transpose(z) the four vectors hold runs of neighbouring elements), and load(p, k), store(p, k, x) for the k-th of
+// the four vectors of a step that begins at p.
+template <class Lanes>
+void noise_row(const float* image, float sigma, uint64_t seed, uint64_t sample_id, uint32_t draw,
+               int64_t begin, int64_t end, float* out) {
+  using Float = typename Lanes::Float;
+  using Word = typename Lanes::Word;
+  constexpr int kWidth = Lanes::kWidth;
+  constexpr int kStep = kWidth * kNormalsPerBlock;
+  const Float sigmas(sigma);
+  const Word order = Lanes::block_order();
+
+  for (int64_t e = begin; e < end; e += kStep) {
+    const Word block = Word(static_cast<uint32_t>(e / kNormalsPerBlock)) + order;
+    const NormalBlock<Float> normals = normal_block<Float>(block, draw, sample_id, seed);
+    Float z[kNormalsPerBlock] = {normals.z0, normals.z1, normals.z2, normals.z3};
+    Lanes::transpose(z);
+    if (end - e >= kStep) {
+      for (int k = 0; k < kNormalsPerBlock; ++k) {
+        Lanes::store(out + e, k, perturb(Lanes::load(image + e, k), sigmas, z[k]));
+      }
+    } else {
+      alignas(64) float tail[kStep];
+      for (int k = 0; k < kNormalsPerBlock; ++k) Lanes::store(tail, k, z[k]);
+      for (int64_t t = e; t < end; ++t) out[t] = perturb(image[t], sigma, tail[t - e]);
+    }
+  }
+}
+
+}  // namespace certcal

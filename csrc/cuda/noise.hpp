@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+// add_noise on CUDA: the twin of cpu/noise.hpp, same bits.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace certcal {
+
+// All pointers are device pointers. Checks the launch and returns its error; does not allocate and does not synchronise.
+cudaError_t launch_add_noise(const float* images,        // (batch, elements)
+                             const int64_t* sample_ids,  // (batch,)
+                             float sigma, uint64_t seed, int64_t batch, int64_t elements,
+                             uint32_t first_draw, int64_t draws,
+                             float* out,  // (batch, draws, elements)
+                             cudaStream_t stream);
+
+}  // namespace certcal

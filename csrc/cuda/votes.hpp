@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// Vote counting and score histograms on CUDA: the twin of cpu/votes.hpp, same integers.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace certcal {
+
+// All pointers are device pointers; outputs are added to. Checks the launch and returns its error; does not allocate and
+// does not synchronise. Real is float or double.
+template <class Real>
+cudaError_t launch_count_votes(const Real* logits,  // (batch, draws, classes)
+                               int64_t batch, int64_t draws, int64_t classes, double margin,
+                               int64_t* counts,     // (batch, classes)
+                               uint8_t* near_ties,  // (batch, draws) or null
+                               int64_t* faults,     // (kFaultWords,)
+                               cudaStream_t stream);
+
+template <class Real>
+cudaError_t launch_score_histogram(const Real* logits,      // (batch, draws, num_classes)
+                                   const int64_t* classes,  // (batch,) or null
+                                   int64_t batch, int64_t draws, int64_t num_classes, int64_t bins,
+                                   int64_t* histogram,   // (batch, bins)
+                                   int64_t* score_sums,  // (batch, 2)
+                                   int64_t* faults,      // (kFaultWords,)
+                                   cudaStream_t stream);
+
+}  // namespace certcal

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: MIT
+"""What all tests share: the folder of shared files and a deterministic Hypothesis."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples on every run and machine; CERTCAL_HYPOTHESIS=search looks for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=150)
+settings.register_profile("search", deadline=None, max_examples=5000, print_blob=True)
+settings.load_profile(os.environ.get("CERTCAL_HYPOTHESIS", "fixed"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference files that are not part of the repository; skips where it is absent."""
+    default = Path(__file__).resolve().parents[1].parent / "shared"
+    folder = Path(os.environ.get("CERTCAL_SHARED", default))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no shared files in {folder}; set CERTCAL_SHARED to their folder")
+    return folder
