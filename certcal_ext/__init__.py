@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Certified calibration: the exact worst-case ECE and Brier score of a smoothed classifier under attack.
 
-The names below are loaded when they are first used, so that ``import certcal_ext`` and ``certcal --help`` stay light, need
-neither torch nor a GPU driver, and work even where the compiled module has to be rebuilt (see ``certcal doctor``).
+The names below are loaded when they are first used, so that ``import certcal_ext`` and ``certcal --help`` stay light,
+need neither torch nor a GPU driver, and work even where the compiled module has to be rebuilt (``certcal doctor``).
 """
 
 from __future__ import annotations
@@ -12,22 +12,50 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates, CertifiedSet, Curve
+    from certcal_ext.certificates import Certificates
+    from certcal_ext.curve import CertifiedSet, Curve
     from certcal_ext.ece_table import CertifiedEce, EceTable
-    from certcal_ext.metrics import brier, certified_brier, certified_ece, ece
-    from certcal_ext.milp import certified_ece_milp
+    from certcal_ext.metrics import CertifiedBrier, brier, certified_brier, certified_ece, ece
+    from certcal_ext.milp import CertifiedEceMilp, certified_ece_milp
     from certcal_ext.noise import add_noise
     from certcal_ext.provenance import Provenance
     from certcal_ext.smoothing import SmoothedClassifier
-    from certcal_ext.votes import count_votes, score_histogram
+    from certcal_ext.votes import ScoreHistogram, count_votes, score_histogram
+
+__version__ = version("certcal_ext")
+
+__all__ = [
+    "Certificates",
+    "CertifiedBrier",
+    "CertifiedEce",
+    "CertifiedEceMilp",
+    "CertifiedSet",
+    "Curve",
+    "EceTable",
+    "Provenance",
+    "ScoreHistogram",
+    "SmoothedClassifier",
+    "__version__",
+    "add_noise",
+    "brier",
+    "certified_brier",
+    "certified_ece",
+    "certified_ece_milp",
+    "count_votes",
+    "ece",
+    "score_histogram",
+]
 
 _HOME_OF = {
     "Certificates": "certificates",
-    "CertifiedSet": "certificates",
-    "Curve": "certificates",
+    "CertifiedBrier": "metrics",
     "CertifiedEce": "ece_table",
+    "CertifiedEceMilp": "milp",
+    "CertifiedSet": "curve",
+    "Curve": "curve",
     "EceTable": "ece_table",
     "Provenance": "provenance",
+    "ScoreHistogram": "votes",
     "SmoothedClassifier": "smoothing",
     "add_noise": "noise",
     "brier": "metrics",
@@ -38,9 +66,6 @@ _HOME_OF = {
     "ece": "metrics",
     "score_histogram": "votes",
 }
-
-__version__ = version("certcal_ext")
-__all__ = ["__version__", *sorted(_HOME_OF)]
 
 
 def __getattr__(name: str) -> Any:

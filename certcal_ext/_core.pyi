@@ -13,7 +13,7 @@ def cuda_status() -> dict[str, Any]: ...
 def simd_paths() -> list[str]: ...
 def philox4x32_10(
     counter: tuple[int, int, int, int], key: tuple[int, int]
-) -> tuple[int, int, int, int]: ...
+) -> list[int]: ...
 def add_noise(
     images: Any,
     out: Any,
@@ -74,6 +74,12 @@ def certify(
     confidence in two words), brier (R, 4) i64 (certified and clean Brier sums, two words each).
     On CUDA, edges stays on the CPU (it is checked), edges_device (M + 1,) is its copy on the device, and workspace (G, 2) i64 holds zeros.
     """
+
+def summarize(
+    tables: Any, clean: Any, brier: Any, edges: Any, summary: Any, threads: int = 1
+) -> None:
+    """From the sums of certify to summary (R, 6) f64: certified samples, right ones, clean and certified ECE, clean and
+    certified Brier score; errors are rounded up to the next double, and all is 0 where nothing is certified."""
 
 def shift_interval(
     probit_lower: Any,

@@ -44,7 +44,9 @@ def reporting(progress: bool | Report, what: str, unit: str) -> Iterator[Report 
     elif progress is False:
         yield None
     else:
-        raise TypeError(f"progress: expected True, False or a function, got {type(progress).__name__}")
+        raise TypeError(
+            f"progress: expected True, False or a function, got {type(progress).__name__}"
+        )
 
 
 @contextmanager
@@ -74,9 +76,20 @@ def _has_rich() -> bool:
 @contextmanager
 def _bar(what: str) -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -100,7 +113,9 @@ class _Lines:
             return
         self._tenth, self._last = tenth, now
         left = (now - self._started) * (total - done) / max(done, 1)
-        end = f"took {duration(now - self._started)}" if finished else f"about {duration(left)} left"
+        end = (
+            f"took {duration(now - self._started)}" if finished else f"about {duration(left)} left"
+        )
         line = f"{self._what}: {100 * done // max(total, 1)} % of {total:,} {self._unit}, {end}"
         print(line, file=sys.stderr, flush=True)
 

@@ -8,7 +8,7 @@ import sys
 
 
 def num_threads() -> int:
-    """torch's thread count where torch is in use (``torch.set_num_threads``), else the processors this process may use."""
+    """Torch's thread count where torch is in use (``torch.set_num_threads``), else the processors this process may use."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         return int(torch.get_num_threads())

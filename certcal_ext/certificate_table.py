@@ -47,7 +47,8 @@ def build(columns: dict[str, Any], rows: int) -> pa.Table:
         elif isinstance(values, np.ma.MaskedArray):
             arrays.append(pa.array(values.data, field.type, mask=np.ma.getmaskarray(values)))
         else:
-            arrays.append(pa.array(values, field.type))
+            # Copied: Arrow would go on looking at the memory of the caller's array.
+            arrays.append(pa.array(np.array(values), field.type))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
@@ -59,6 +60,18 @@ def numbers(table: pa.Table, name: str) -> NDArray[Any] | None:
     values: NDArray[Any] = column.to_numpy()
     values.flags.writeable = False
     return values
+
+
+def chosen(table: pa.Table, name: str, rows: NDArray[np.bool_]) -> NDArray[Any] | None:
+    """The chosen rows of a column as a read-only array, or None where there are no values."""
+    column = table.column(name)
+    # Rows in which a log abstained have no confidence, but they are never among the chosen.
+    values = column.filter(pa.array(rows))
+    if values.null_count or column.null_count == len(column):
+        return None
+    result: NDArray[Any] = values.to_numpy()
+    result.flags.writeable = False
+    return result
 
 
 def validate(table: Any, provenance: Any) -> None:

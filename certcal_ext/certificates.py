@@ -15,19 +15,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from certcal_ext import _check, _threads, readers, sources
-from certcal_ext._load import core
-from certcal_ext.certificate_table import numbers, read_parquet, validate, write_parquet
+from certcal_ext import _check, readers, sources
+from certcal_ext.certificate_table import chosen, numbers, read_parquet, validate, write_parquet
 from certcal_ext.curve import (
     CertifiedSet,
     Curve,
     Groups,
-    first_rows,
+    group_rows,
     interval_curve,
+    shifted_intervals,
     smoothing_curve,
 )
-from certcal_ext.intervals import best_radius, probit
+from certcal_ext.intervals import best_radius
 from certcal_ext.provenance import Provenance
+
+__all__ = ["Certificates", "CertifiedSet", "Curve"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Certificates:
     Example:
         >>> certificates = Certificates.from_counts([[990, 10], [100, 900]], [0, 0], sigma=0.25)
         >>> certificates.brier([0.0, 0.25]).round(3)
-        array([0.43 , 0.512])
+        array([0.431, 0.507])
     """
 
     table: pa.Table
@@ -133,11 +135,7 @@ class Certificates:
                 differ.
         """
         stored = readers.read_counts(path)
-        scale = stored.sigma if sigma is None else sigma
-        if scale is None:
-            raise ValueError(f"sigma: expected a number, as {path} does not hold it")
-        if stored.sigma not in (None, scale):
-            raise ValueError(f"sigma: expected {stored.sigma}, as {path} says, got {sigma}")
+        scale = sources.sigma_of(stored, sigma, path)
         result = cls.from_counts(stored.counts, stored.labels, scale, alpha)
         return result.with_provenance(source=os.fspath(path))
 
@@ -253,29 +251,21 @@ class Certificates:
         if self._smoothed:
             shift = float(self._shifts(np.array([reach]))[0])
             inside = self._certified(shift)
-            rows = self._groups.group[inside]
-            lower, upper = np.empty(rows.size), np.empty(rows.size)
-            core.shift_interval(
-                self._groups.probit_lower[rows],
-                self._groups.probit_upper[rows],
-                shift,
-                lower,
-                upper,
-                threads=_threads.num_threads(),
-            )
+            lower, upper = shifted_intervals(self._groups, inside, shift)
         else:
             self._require_reach(np.array([reach]))
             lower, upper = lower.copy(), upper.copy()
-        for values in (lower, upper):
+        index = self._column("index")[inside]
+        for values in (index, lower, upper):
             values.flags.writeable = False
         return CertifiedSet(
             radius=reach,
-            index=self._column("index")[inside],
-            correct=self._chosen("correct", inside),
+            index=index,
+            correct=chosen(self.table, "correct", inside),
             lower=lower,
             upper=upper,
-            confidence=self._chosen("confidence", inside),
-            predicted=self._chosen("predicted", inside),
+            confidence=chosen(self.table, "confidence", inside),
+            predicted=chosen(self.table, "predicted", inside),
         )
 
     def brier(self, radii: Any) -> NDArray[np.float64]:
@@ -371,25 +361,12 @@ class Certificates:
 
     @cached_property
     def _groups(self) -> Groups:
-        lower, upper = self._column("p_lower"), self._column("p_upper")
         # A row without a point estimate abstained: it is never certified, and the 0 is never read.
         confidence = self.table.column("confidence").fill_null(0.0).to_numpy()
-        first, group = first_rows(lower, upper, confidence)
-        ends = probit(lower[first], upper[first])
-        return Groups(group, confidence[first], ends.lower, ends.upper)
+        return group_rows(self._column("p_lower"), self._column("p_upper"), confidence)
 
     def _column(self, name: str) -> Any:
         return numbers(self.table, name)
-
-    def _chosen(self, name: str, inside: NDArray[np.bool_]) -> NDArray[Any] | None:
-        column = self.table.column(name)
-        # Rows in which a log abstained have no confidence, but they are never among the chosen.
-        values = column.filter(pa.array(inside))
-        if values.null_count or column.null_count == len(column):
-            return None
-        result: NDArray[Any] = values.to_numpy()
-        result.flags.writeable = False
-        return result
 
     def _certified(self, shift: float) -> NDArray[np.bool_]:
         inside: NDArray[np.bool_] = (self._groups.probit_lower > shift)[self._groups.group]
@@ -397,8 +374,8 @@ class Certificates:
 
     def _shifts(self, radii: NDArray[np.float64]) -> NDArray[np.float64]:
         """Radius over sigma, rounded up: one rounded to nearest could certify a little too much."""
-        quotient = np.nextafter(radii / np.float64(self.provenance.sigma or 1.0), np.inf)
-        return np.where(radii > 0, quotient, 0.0)
+        sigma = np.float64(self.provenance.sigma or np.nan)  # a smoothed certificate has one
+        return np.where(radii > 0, np.nextafter(radii / sigma, np.inf), 0.0)
 
     def _require_reach(self, radii: NDArray[np.float64]) -> None:
         reach = self.provenance.radius

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from certcal_ext import _threads
 from certcal_ext._load import core
 from certcal_ext.ece_table import FRACTION_BITS, LOW_BITS
+from certcal_ext.intervals import Interval, probit
 from certcal_ext.metrics import brier as plain_brier_score
 from certcal_ext.metrics import certified_brier, certified_ece, ece, mean_rounded_up
 
@@ -106,23 +107,51 @@ class Groups:
     probit_upper: NDArray[np.float64]
 
 
-def first_rows(*columns: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Groups equal rows of float columns.
+def group_rows(
+    lower: NDArray[np.float64], upper: NDArray[np.float64], confidence: NDArray[np.float64]
+) -> Groups:
+    """Groups the rows that are equal in all three columns.
 
     Args:
-        *columns: (N,) float64 without nan, each.
+        lower: (N,) lower ends of the unperturbed confidence.
+        upper: (N,) upper ends.
+        confidence: (N,) point estimates.
 
     Returns:
-        (G,) a row of each group, and (N,) the group of each row.
+        ``Groups``.
     """
-    _, first, group = np.unique(columns[0], return_index=True, return_inverse=True)
-    # For votes all columns are functions of the count, so that the first tells the groups apart.
+    _, first, group = np.unique(lower, return_index=True, return_inverse=True)
+    # For votes all columns are functions of the count, so that one tells the groups apart.
     # Otherwise compare all.
-    if not all(np.array_equal(column[first][group], column) for column in columns[1:]):
-        _, first, group = np.unique(
-            np.stack(columns, axis=1), axis=0, return_index=True, return_inverse=True
-        )
-    return first.astype(np.int64), group.reshape(-1).astype(np.int64)
+    if not all(np.array_equal(column[first][group], column) for column in (upper, confidence)):
+        columns = np.stack((lower, upper, confidence), axis=1)
+        _, first, group = np.unique(columns, axis=0, return_index=True, return_inverse=True)
+    ends = probit(lower[first], upper[first])
+    rows = np.ascontiguousarray(group.reshape(-1), dtype=np.int64)
+    return Groups(rows, confidence[first], ends.lower, ends.upper)
+
+
+def shifted_intervals(groups: Groups, chosen: NDArray[np.bool_], shift: float) -> Interval:
+    """The intervals of the chosen samples under attack.
+
+    Args:
+        groups: the unperturbed intervals.
+        chosen: (N,) which samples, n of them.
+        shift: radius / sigma, rounded up.
+
+    Returns:
+        (n,) lower ends, rounded down, and (n,) upper ends, rounded up.
+    """
+    rows = groups.group[chosen]
+    ends = Interval(np.empty(rows.size), np.empty(rows.size))
+    core.shift_interval(
+        groups.probit_lower[rows],
+        groups.probit_upper[rows],
+        shift,
+        *ends,
+        threads=_threads.num_threads(),
+    )
+    return ends
 
 
 def smoothing_curve(

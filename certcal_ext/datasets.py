@@ -9,6 +9,8 @@ and not silently scaled.
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 import warnings
 import zipfile
 import zlib
@@ -123,7 +125,8 @@ def _read(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDArray[
 
 def _read_npz(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, as numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = list(archive.files)
             if key not in names:
                 raise KeyError(key)
@@ -132,6 +135,8 @@ def _read_npz(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDAr
             return archive[key], labels
     except KeyError:
         raise ValueError(_no_key(path, key, names)) from None
+    except (TypeError, AttributeError) as error:  # a bare array is no context manager
+        raise ValueError(f"{path}: cannot be read as .npz (it holds a single array)") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as .npz ({error})") from error
 
@@ -204,9 +209,10 @@ def _read_idx(path: Path) -> NDArray[Any]:
         )
     dims = content[3]
     start = 4 + 4 * dims
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], dtype=">u4"))
+    sizes = content[4:start]
+    shape = struct.unpack(f">{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4])
     dtype = np.dtype(_IDX_DTYPES[content[2]])
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     if len(shape) != dims or len(content) - start != expected:
         held = max(0, len(content) - start)
         raise ValueError(

@@ -57,7 +57,7 @@ def clopper_pearson(k: Any, n: int, alpha: float) -> Interval:
     Example:
         >>> lower, upper = clopper_pearson([0, 99_000, 100_000], n=100_000, alpha=1e-3)
         >>> lower.round(4), upper.round(4)
-        (array([0.    , 0.9889, 0.9999]), array([1.000e-04, 9.910e-01, 1.000e+00]))
+        (array([0.    , 0.9889, 0.9999]), array([1.00e-04, 9.91e-01, 1.00e+00]))
     """
     draws = _check.whole_number("n", n, 1, MAX_DRAWS)
     tail = _check.failure_probability("alpha", alpha) / 2
@@ -156,7 +156,7 @@ def best_radius(n: int, alpha: float, sigma: float) -> float:
 
     Example:
         >>> round(best_radius(100_000, 1e-3, 0.25), 3)
-        0.946
+        0.947
     """
     draws = _check.whole_number("n", n, 1, MAX_DRAWS)
     tail = _check.failure_probability("alpha", alpha) / 2

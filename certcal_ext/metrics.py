@@ -18,6 +18,17 @@ from certcal_ext import _check, _threads
 from certcal_ext._load import core
 from certcal_ext.ece_table import FRACTION_BITS, LOW_BITS, CertifiedEce, EceTable, Intervals
 
+__all__ = [
+    "CertifiedBrier",
+    "CertifiedEce",
+    "EceTable",
+    "brier",
+    "certified_brier",
+    "certified_ece",
+    "ece",
+    "mean_rounded_up",
+]
+
 
 def mean_rounded_up(high: int, low: int, rows: int) -> float:
     """The smallest float64 at or above ``(high * 2^26 + low) / 2^52 / rows``, at most 1."""

@@ -56,7 +56,9 @@ def add_noise(
     """
     images = _tensors.prepared("x", x, ("float32",))
     if images.ndim < 2:
-        raise ValueError(f"x: expected shape (B, ...) with at least two axes, got {tuple(images.shape)}")
+        raise ValueError(
+            f"x: expected shape (B, ...) with at least two axes, got {tuple(images.shape)}"
+        )
     deviation = _check.real_number("sigma", sigma)
     if deviation < 0:
         raise ValueError(f"sigma: expected at least 0, got {sigma}")
@@ -73,12 +75,19 @@ def add_noise(
     out = _tensors.empty_like_place(images, (batch, len(draws), *images.shape[1:]), "float32")
     elements = int(np.prod(images.shape[1:]))
     write_noise(
-        images.reshape(batch, elements), deviation, key, ids, draws.start, out.reshape(batch, len(draws), elements)
+        images.reshape(batch, elements),
+        deviation,
+        key,
+        ids,
+        draws.start,
+        out.reshape(batch, len(draws), elements),
     )
     return out
 
 
-def write_noise(images: Any, sigma: float, seed: int, sample_ids: Any, first_draw: int, out: Any) -> None:
+def write_noise(
+    images: Any, sigma: float, seed: int, sample_ids: Any, first_draw: int, out: Any
+) -> None:
     """The same without checks, into ``out`` (B, D, E) from ``images`` (B, E) on one device."""
     core.add_noise(
         images,

@@ -20,6 +20,7 @@ from certcal_ext import _check
 from certcal_ext.intervals import MAX_DRAWS
 
 _LOG_COLUMNS = ("idx", "label", "predict", "radius", "correct")
+_COUNT_ARRAYS = ("counts", "label", "labels", "sigma", "n")
 _TIME = re.compile(r"(-?\d+ days?, )?\d+:\d\d:\d\d(\.\d+)?")
 
 
@@ -80,18 +81,14 @@ def read_counts(path: str | PathLike[str]) -> VoteCounts:
     """
     expected = "expected an .npz file with the array counts (N, K)"
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here: numpy.load leaves a file open where it fails.
+        with open(path, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
-            arrays = {
-                key: stored[key]
-                for key in ("counts", "label", "labels", "sigma", "n")
-                if key in stored
-            }
+            arrays = {key: stored[key] for key in _COUNT_ARRAYS if key in stored}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: {expected}, but it cannot be read: {error}") from error
-    except AttributeError as error:  # numpy.load gave a bare array, which is no context manager
-        raise ValueError(f"{path}: {expected}, got a single array") from error
     if "counts" not in arrays:
         raise ValueError(
             f"{path}: {expected}, got {', '.join(arrays) or 'none of the known arrays'}"

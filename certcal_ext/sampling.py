@@ -62,7 +62,9 @@ class VoteSampler:
 
         images = images.to(self._device(images))
         ids = torch.from_numpy(sample_ids).to(images.device)
-        counts = torch.zeros((len(images), self._num_classes), dtype=torch.int64, device=images.device)
+        counts = torch.zeros(
+            (len(images), self._num_classes), dtype=torch.int64, device=images.device
+        )
         faults = torch.zeros(2, dtype=torch.int64, device=images.device)
         unsure: list[tuple[int, int]] = []
         margin: float | None = None
@@ -76,13 +78,16 @@ class VoteSampler:
                 self._raise_on_faults(faults, sample_ids[rows], logits.shape[0] * logits.shape[1])
             if margin > 0:
                 unsure += [
-                    (rows.start + b, first_draw + columns.start + d) for b, d in near.nonzero().tolist()
+                    (rows.start + b, first_draw + columns.start + d)
+                    for b, d in near.nonzero().tolist()
                 ]
             self._on_draws(logits.shape[0] * logits.shape[1])
         with _one_thread():
             for row, draw in unsure:
                 one = slice(row, row + 1)
-                write_votes(self._logits(images[one], ids[one], draw, 1), counts[one], None, 0.0, faults)
+                write_votes(
+                    self._logits(images[one], ids[one], draw, 1), counts[one], None, 0.0, faults
+                )
         self._raise_on_faults(faults, sample_ids, len(unsure))
         result: NDArray[np.int64] = counts.cpu().numpy()
         return result
@@ -97,7 +102,11 @@ class VoteSampler:
 
         batch = images.shape[0]
         size = batch * draws * images[0].numel()
-        if self._buffer is None or self._buffer.numel() < size or self._buffer.device != images.device:
+        if (
+            self._buffer is None
+            or self._buffer.numel() < size
+            or self._buffer.device != images.device
+        ):
             self._buffer = torch.empty(size, dtype=torch.float32, device=images.device)
         noisy = self._buffer[:size].view(batch, draws, -1)
         write_noise(images.reshape(batch, -1), self._sigma, self._seed, ids, first_draw, noisy)
@@ -122,7 +131,9 @@ class VoteSampler:
         largest = float(logits.abs().max())
         return _NEAR_TIE_SHARE.get(name, 0.0) * largest if np.isfinite(largest) else 0.0
 
-    def _raise_on_faults(self, faults: torch.Tensor, sample_ids: NDArray[np.int64], rows: int) -> None:
+    def _raise_on_faults(
+        self, faults: torch.Tensor, sample_ids: NDArray[np.int64], rows: int
+    ) -> None:
         message = fault_message("model", faults.cpu(), rows)
         if message is not None:
             raise ValueError(f"{message}, among samples {sample_ids[0]} to {sample_ids[-1]}")

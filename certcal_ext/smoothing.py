@@ -57,7 +57,9 @@ class SmoothedClassifier:
         4
     """
 
-    def __init__(self, model: torch.nn.Module, num_classes: int, sigma: float, seed: int = 0) -> None:
+    def __init__(
+        self, model: torch.nn.Module, num_classes: int, sigma: float, seed: int = 0
+    ) -> None:
         torch = _require_torch()
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -120,7 +122,8 @@ class SmoothedClassifier:
         if not parts:
             raise ValueError("images: expected at least one image, got none")
         counts, selected, ids, true = (
-            None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)
+            None if column[0] is None else np.concatenate(column)
+            for column in zip(*parts, strict=True)
         )
         certificates = Certificates.from_counts(
             counts, true, sigma=self.sigma, alpha=alpha, selection=selected, index=ids
@@ -170,7 +173,9 @@ def _parts(
             group = slice(first, first + group_size)
             yield _Part(tensor[group], None if checked is None else checked[group], ids[group])
     if sample_ids is not None and len(sample_ids) != start:
-        raise ValueError(f"sample_ids: expected {start} entries, one an image, got {len(sample_ids)}")
+        raise ValueError(
+            f"sample_ids: expected {start} entries, one an image, got {len(sample_ids)}"
+        )
 
 
 def _known_size(images: Any) -> int | None:
@@ -187,12 +192,18 @@ def _batches(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
         yield images, labels
         return
     if not isinstance(images, Iterable):
-        raise TypeError(f"images: expected a tensor or a DataLoader of pairs, got {type(images).__name__}")
+        raise TypeError(
+            f"images: expected a tensor or a DataLoader of pairs, got {type(images).__name__}"
+        )
     if labels is not None:
-        raise ValueError("labels: expected None with a DataLoader, which gives (images, labels) pairs itself")
+        raise ValueError(
+            "labels: expected None with a DataLoader, which gives (images, labels) pairs itself"
+        )
     for item in images:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise TypeError(f"images: expected a DataLoader of (images, labels) pairs, got {type(item).__name__}")
+            raise TypeError(
+                f"images: expected a DataLoader of (images, labels) pairs, got {type(item).__name__}"
+            )
         yield item[0], item[1]
 
 
@@ -201,16 +212,22 @@ def _checked_images(images: Any) -> torch.Tensor:
     tensor: torch.Tensor = torch.as_tensor(images).detach()
     if tensor.dtype != torch.float32:
         hint = "; divide uint8 images by 255" if tensor.dtype == torch.uint8 else ""
-        raise TypeError(f"images: expected float32, got {str(tensor.dtype).removeprefix('torch.')}{hint}")
+        raise TypeError(
+            f"images: expected float32, got {str(tensor.dtype).removeprefix('torch.')}{hint}"
+        )
     if tensor.ndim < 2:
         raise ValueError(f"images: expected shape (N, C, H, W), got {tuple(tensor.shape)}")
     if tensor.shape[0] == 0 or tensor[0].numel() == 0:
-        raise ValueError(f"images: expected at least one image with at least one pixel, got shape {tuple(tensor.shape)}")
+        raise ValueError(
+            f"images: expected at least one image with at least one pixel, got shape {tuple(tensor.shape)}"
+        )
     finite = torch.isfinite(tensor).flatten(1).all(dim=1)
     if not bool(finite.all()):
         bad = int((~finite).sum())
         first = int((~finite).nonzero()[0])
-        raise ValueError(f"images: expected finite pixels, got NaN or infinity in {bad} images, first in image {first}")
+        raise ValueError(
+            f"images: expected finite pixels, got NaN or infinity in {bad} images, first in image {first}"
+        )
     low, high = float(tensor.min()), float(tensor.max())
     if low < 0 or high > 1:
         warnings.warn(
@@ -225,14 +242,18 @@ def _checked_labels(labels: Any, size: int, num_classes: int) -> NDArray[np.int6
     good = (true >= 0) & (true < num_classes)
     if not good.all():
         row = int(np.argmin(good))
-        raise ValueError(f"labels: expected values in [0, {num_classes}), got {true[row]} in row {row}")
+        raise ValueError(
+            f"labels: expected values in [0, {num_classes}), got {true[row]} in row {row}"
+        )
     return true
 
 
 def _sliced_ids(sample_ids: Any, start: int, size: int) -> NDArray[np.int64]:
     ids = _check.int_vector("sample_ids", sample_ids)[start : start + size]
     if len(ids) != size:
-        raise ValueError(f"sample_ids: expected one entry an image, got {len(sample_ids)} for at least {start + size}")
+        raise ValueError(
+            f"sample_ids: expected one entry an image, got {len(sample_ids)} for at least {start + size}"
+        )
     if ids.size and int(ids.min()) < 0:
         raise ValueError(f"sample_ids: expected at least 0, got {int(ids.min())}")
     return ids
@@ -256,7 +277,9 @@ def model_fingerprint(model: torch.nn.Module) -> str:
 
 
 def _precision(model: torch.nn.Module) -> str:
-    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
+    dtypes = {
+        str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()
+    }
     return "+".join(sorted(dtypes)) or "float32"
 
 
@@ -278,5 +301,7 @@ def _require_torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise ImportError('SmoothedClassifier needs torch: pip install "certcal_ext[torch]"') from error
+        raise ImportError(
+            'SmoothedClassifier needs torch: pip install "certcal_ext[torch]"'
+        ) from error
     return torch

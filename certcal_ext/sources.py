@@ -15,7 +15,7 @@ from certcal_ext import _check
 from certcal_ext.certificate_table import build
 from certcal_ext.intervals import clopper_pearson
 from certcal_ext.provenance import Provenance
-from certcal_ext.readers import counts_matrix, read_cohen_log, votes_of_radius
+from certcal_ext.readers import VoteCounts, counts_matrix, read_cohen_log, votes_of_radius
 
 _SHARED_DRAWS = "the class was selected by the draws that estimate it"
 _LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
@@ -126,6 +126,16 @@ def of_intervals(
         "p_upper": high,
     }
     return build(columns, rows), Provenance(kind="intervals", radius=radius)
+
+
+def sigma_of(stored: VoteCounts, sigma: float | None, path: str | PathLike[str]) -> float:
+    """The noise of stored counts: what the file or the caller says, which must not differ."""
+    scale = stored.sigma if sigma is None else sigma
+    if scale is None:
+        raise ValueError(f"sigma: expected a number, as {path} does not hold it")
+    if stored.sigma not in (None, scale):
+        raise ValueError(f"sigma: expected {stored.sigma}, as {path} says, got {sigma}")
+    return scale
 
 
 def _classes(name: str, value: Any, rows: int, classes: int | None) -> NDArray[np.int64]:

@@ -136,7 +136,7 @@ def score_histogram(logits: Any, classes: Any = None, bins: int = 100) -> ScoreH
     chosen = None
     if classes is not None:
         chosen = _tensors.int64_vector_at("classes", classes, batch, array)
-        if batch and not (0 <= int(chosen.min()) and int(chosen.max()) < num_classes):
+        if batch and not (int(chosen.min()) >= 0 and int(chosen.max()) < num_classes):
             raise ValueError(
                 f"classes: expected values in [0, {num_classes}), got {int(chosen.min())} to {int(chosen.max())}"
             )

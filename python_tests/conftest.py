@@ -17,7 +17,7 @@ settings.load_profile(os.environ.get("CERTCAL_HYPOTHESIS", "fixed"))
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference files that are not part of the repository; skips where it is absent."""
+    """The folder of reference files beside the repository; skips where it is absent."""
     default = Path(__file__).resolve().parents[1].parent / "shared"
     folder = Path(os.environ.get("CERTCAL_SHARED", default))
     if not (folder / "golden").is_dir():

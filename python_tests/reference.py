@@ -105,7 +105,7 @@ def sampled_eces(
 
 
 def binomial_tail(k: int, n: int, p: float) -> mpmath.mpf:
-    """P(Binomial(n, p) >= k) to 30 digits, for k above the mean, where terms fall from the first."""
+    """P(Binomial(n, p) >= k) to 30 digits, for k above the mean, where the terms fall."""
     with mpmath.workdps(40):
         if k == 0:
             return mpmath.mpf(1)

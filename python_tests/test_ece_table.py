@@ -78,6 +78,21 @@ def test_state_holds_what_it_says() -> None:
     assert (high * 2**26 + low) / 2**52 == 1.0
 
 
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 70_001])
+@pytest.mark.parametrize("correct", [0, 1])
+def test_the_largest_terms_in_one_cell(size: int, correct: int) -> None:
+    # An end of exactly 1 has the largest high word there is, 2^26: partial sums must not run over.
+    one, zero = np.ones(size), np.zeros(size)
+    right = np.full(size, correct)
+    for lower, upper, worst in ((one, one, 1 - correct), (zero, one, 1), (zero, zero, correct)):
+        table = cc.EceTable(bins=1)
+        table.update(right, lower, upper)
+        high = [int(ends.sum()) * 2**26 for ends in (lower, upper)]
+        assert table.state()[correct, 0, 0].tolist() == [size, high[0], 0, high[1], 0]
+        assert table.certify().value == pytest.approx(worst, abs=1e-15)
+        assert cc.certified_brier(right, lower, upper).value == worst
+
+
 def test_sums_are_rounded_outward() -> None:
     value = 2.0**-60  # far below the unit 2^-52 of the fixed point
     table = cc.EceTable(bins=1)
@@ -122,7 +137,7 @@ def test_the_first_bad_row_is_named_whatever_the_threads(monkeypatch: pytest.Mon
     monkeypatch.setattr("certcal_ext._threads.num_threads", lambda: 4)
     problem = random_problem(400_000, seed=2)
     problem.lower[[123_456, 300_000]] = -1
-    with pytest.raises(ValueError, match="in row 123456$"):
+    with pytest.raises(ValueError, match=r"in row 123456$"):
         cc.certified_ece(*problem[:3])
 
 

@@ -27,8 +27,8 @@ def counts_of(n: int) -> list[int]:
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_true_clopper_pearson_bound_is_not_inside_and_close(n: int, alpha: float) -> None:
-    # lower = sup{p: P(K >= k) <= alpha/2}: the exact tail at our end must not exceed alpha/2, and 1e-10 further in it
-    # must. The upper end of k is one minus the lower end of n - k failures.
+    # lower = sup{p: P(K >= k) <= alpha/2}: the exact tail at our end must not exceed alpha/2, and
+    # 1e-10 further in it must. The upper end of k is one minus the lower end of n - k failures.
     counts = counts_of(n)
     lower, upper = clopper_pearson(counts, n, alpha)
     for k, low, high in zip(counts, lower, upper, strict=True):
@@ -50,7 +50,8 @@ def test_true_clopper_pearson_bound_is_not_inside_and_close(n: int, alpha: float
 
 
 def test_upper_end_keeps_its_accuracy_next_to_one() -> None:
-    # At n = 10^6 and one failure, 1 - upper is 5e-10: an error of 1e-12 in `upper` would be 0.2 % of it.
+    # At n = 10^6 and one failure, 1 - upper is 5e-10: an error of 1e-12 in `upper` would be 0.2 %
+    # of it.
     n, alpha = 1_000_000, 1e-3
     high = clopper_pearson([n - 1], n, alpha).upper[0]
     exact = -math.expm1(math.log1p(-alpha / 2) / n)
@@ -80,7 +81,8 @@ def test_intervals_are_ordered_and_grow_with_the_count(
 
 
 def test_interval_covers_at_its_rate() -> None:
-    # Exact, not sampled: the probability under p that the interval misses p is the sum over the counts that miss.
+    # Exact, not sampled: the probability under p that the interval misses p is the sum over the
+    # counts that miss.
     n, alpha = 50, 0.1
     k = np.arange(n + 1)
     lower, upper = clopper_pearson(k, n, alpha)

@@ -128,7 +128,8 @@ def test_large_problem_on_few_bins_is_the_brute_force() -> None:
 
 
 def test_known_closed_forms() -> None:
-    # One bin: all move to one side. Right samples at 1, wrong ones anywhere in [0, 1]: worst at ECE 1/2.
+    # One bin: all move to one side. Right samples at 1, wrong ones anywhere in [0, 1]: worst at ECE
+    # 1/2.
     assert cc.certified_ece([1, 0], [1, 0], [1, 1], bins=1).value == pytest.approx(0.5, abs=1e-15)
     # Vacuous intervals: right samples can go to 0 and wrong ones to 1, which are different bins.
     result = cc.certified_ece([1, 1, 0], [0, 0, 0], [1, 1, 1], bins=15)
@@ -141,7 +142,8 @@ def test_known_closed_forms() -> None:
 
 
 def test_an_edge_belongs_to_the_bin_that_closed_says() -> None:
-    # Confidence exactly 0.5 beside one at 0.25 (right) and one at 0.75 (wrong): who shares a bin with whom.
+    # Confidence exactly 0.5 beside one at 0.25 (right) and one at 0.75 (wrong): who shares a bin
+    # with whom.
     correct, z = [1, 0, 0], [0.25, 0.5, 0.75]
     assert cc.ece(correct, z, bins=2, closed="right") == pytest.approx((0.25 + 0.75) / 3)
     assert cc.ece(correct, z, bins=2, closed="left") == pytest.approx((0.75 + 1.25) / 3)
@@ -150,8 +152,9 @@ def test_an_edge_belongs_to_the_bin_that_closed_says() -> None:
 
 
 def test_supremum_of_an_open_edge() -> None:
-    # (0.5, 1] is reached by [0.5, 0.8] only in the limit, and the right sample gains most there: 0.5.
-    # The wrong sample stands in the lower bin, so that they must not share it: 1/2 (0.5 + 0.4).
+    # (0.5, 1] is reached by [0.5, 0.8] only in the limit, and the right sample gains most there:
+    # 0.5. The wrong sample stands in the lower bin, so that they must not share it: 1/2 (0.5 +
+    # 0.4).
     result = cc.certified_ece([1, 0], [0.5, 0.4], [0.8, 0.4], bins=2)
     assert result.value == pytest.approx(0.45, abs=1e-15)
     assert result.worst_confidence[0] == np.nextafter(0.5, 1)
@@ -164,9 +167,7 @@ def test_constant_and_skill_beside_the_bound() -> None:
     assert math.isnan(cc.certified_brier([1], [0.5], [1]).skill)
 
 
-@given(
-    high=st.integers(0, 2**62), low=st.integers(0, 2**62), rows=st.integers(1, 2**36)
-)
+@given(high=st.integers(0, 2**62), low=st.integers(0, 2**62), rows=st.integers(1, 2**36))
 def test_mean_is_rounded_up_to_the_next_double(high: int, low: int, rows: int) -> None:
     exact = Fraction(high * 2**26 + low, rows * 2**52)
     value = mean_rounded_up(high, low, rows)
@@ -293,7 +294,7 @@ def test_bad_intervals(change: dict[str, object], error: type[Exception], words:
         (dict(edges=[0.0, 0.5, 0.5, 1.0]), ValueError, "strictly increasing"),
         (dict(edges=[0.0, math.nan, 1.0]), ValueError, "strictly increasing"),
         (dict(edges="ab"), ValueError, "edges: expected shape"),
-        (dict(closed="both"), ValueError, "closed: expected \"left\" or \"right\", got 'both'"),
+        (dict(closed="both"), ValueError, 'closed: expected "left" or "right", got \'both\''),
         (dict(closed=None), ValueError, "closed: expected"),
     ],
 )
@@ -307,7 +308,9 @@ def test_bad_bins(options: dict[str, object], error: type[Exception], words: str
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf])
 def test_bad_confidences(value: float) -> None:
     for call in (cc.ece, cc.brier):
-        with pytest.raises(ValueError, match=r"confidence: expected values in \[0, 1\], got .* in row 1"):
+        with pytest.raises(
+            ValueError, match=r"confidence: expected values in \[0, 1\], got .* in row 1"
+        ):
             call([1, 0], [0.5, value])
         with pytest.raises(ValueError, match="confidence: expected 2 entries"):
             call([1, 0], [0.5])

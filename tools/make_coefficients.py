@@ -64,7 +64,9 @@ def polynomial(name: str, comment: str, coefficients: list[mp.mpf]) -> str:
     steps = [f"  F p = F({float32_literal(coefficients[-1])});"]
     steps += [f"  p = fused(p, x, F({float32_literal(c)}));" for c in reversed(coefficients[:-1])]
     body = "\n".join(steps)
-    return f"// {comment}\ntemplate <class F>\nCERTCAL_HD F {name}(F x) {{\n{body}\n  return p;\n}}\n"
+    return (
+        f"// {comment}\ntemplate <class F>\nCERTCAL_HD F {name}(F x) {{\n{body}\n  return p;\n}}\n"
+    )
 
 
 def write_float32_coefficients() -> None:
@@ -121,7 +123,10 @@ def cdf_row(center: mp.mpf) -> list[float]:
 def write_cdf_table() -> None:
     half = int(CDF_LIMIT * CDF_STEPS_PER_UNIT)
     rows = [cdf_row(mp.mpf(i) / CDF_STEPS_PER_UNIT) for i in range(-half, half + 1)]
-    lines = ["// SPDX-License-Identifier: MIT", "// Written by tools/make_coefficients.py; do not edit."]
+    lines = [
+        "// SPDX-License-Identifier: MIT",
+        "// Written by tools/make_coefficients.py; do not edit.",
+    ]
     lines += [", ".join(value.hex() for value in row) + "," for row in rows]
     (CORE / "normal_cdf_table.inc").write_text("\n".join(lines) + "\n")
     worst = mp.mpf(0)
@@ -131,7 +136,9 @@ def write_cdf_table() -> None:
             d = mp.mpf(fraction) / CDF_STEPS_PER_UNIT
             series = sum(mp.mpf(c) * d**k for k, c in enumerate(row))
             worst = max(worst, abs(series - mp.ncdf(center + d)))
-    print(f"normal_cdf_table.inc: {len(rows)} rows, largest error {mp.nstr(worst / mp.mpf(2) ** -52, 3)} x 2^-52")
+    print(
+        f"normal_cdf_table.inc: {len(rows)} rows, largest error {mp.nstr(worst / mp.mpf(2) ** -52, 3)} x 2^-52"
+    )
 
 
 if __name__ == "__main__":

@@ -152,8 +152,8 @@ def estimate_run(
     n0, n = options["n0"], options["n"]
     total = len(images.images) * (n0 + n)
     best = float(best_radius(n, options["alpha"], smooth.sigma))
-    run_certify(smooth, images, slice(0, 1), {**options, "n": min(n, options["batch_size"])})
-    draws = min(n, options["batch_size"])
+    draws = min(n, max(1, options["batch_size"]))
+    run_certify(smooth, images, slice(0, 1), {**options, "n": draws})  # warms up
     while True:
         started = time.perf_counter()
         run_certify(smooth, images, slice(0, 1), {**options, "n": draws})

@@ -47,9 +47,9 @@ def demo(
         _common.writable(certificates_file, "--out")
         settings = DemoSettings.quick(seed) if quick else DemoSettings(seed=seed)
         _common.note(
-            f"certcal demo: a network trained on only {settings.training_images} digits, so that it "
-            f"makes mistakes; {settings.images} held-out ones certified with {settings.n:,} draws each, "
-            f"noise {settings.sigma:g} in [0, 1] pixel units"
+            f"certcal demo: a network trained on only {settings.training_images} digits, so that "
+            f"it makes mistakes; {settings.images} held-out ones certified, {settings.n:,} draws "
+            f"each, noise {settings.sigma:g} in [0, 1] pixel units"
         )
         result = run_demo(settings, progress=True)
         certificates = result.certificates

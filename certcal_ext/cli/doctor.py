@@ -125,7 +125,7 @@ def why_no_gpu(status: dict[str, Any], torch_cuda: str | None, torch_sees: bool)
         The reason with its remedy, or None.
 
     Example:
-        >>> why_no_gpu({"compiled": True, "driver": None, "error": None, "devices": []}, None, False)
+        >>> why_no_gpu({"compiled": True, "driver": None, "devices": []}, None, False)
         'there is no NVIDIA driver on this machine'
     """
     if not status:

@@ -102,6 +102,7 @@ def report(
             edges=limits,
             closed=closed,
             title=title,
+            file=str(file),
         )
         if as_json:
             _common.print_json({"file": str(file), "report": str(out), "total": len(certificates)})

@@ -24,8 +24,8 @@ class DemoSettings:
 
     Attributes:
         images: held-out images to certify, at least 1.
-        training_images: images to train on, at least 1. Few, so that the network makes mistakes: one
-            that is always right has no calibration error to speak of.
+        training_images: images to train on, at least 1. Few, so that the network makes mistakes:
+            one that is always right has no calibration error to speak of.
         epochs: passes over the training images.
         sigma: standard deviation of the noise, in training and in certification, [0, 1] pixel
             units.

@@ -33,17 +33,18 @@ _MOST_INTERVALS = 240
 
 
 def draw_all(facts: Facts) -> dict[str, str]:
-    """The SVG elements of a report by name; without certified samples only the accuracy curve.
+    """The SVG elements of a report by name; curves only where there is more than one radius.
 
     Raises:
         ImportError: matplotlib is missing.
     """
     with style():
-        drawings = {"accuracy": _accuracy(facts)}
+        drawings = {}
         if facts.worst is not None:
             drawings["reliability"] = _reliability(facts, facts.worst)
             drawings["intervals"] = _intervals(facts)
-        if len(facts.dense.radius) > 1 and facts.worst is not None:
+        if facts.dense.radius[-1] > 0 and facts.certified and len(facts.dense.radius) > 1:
+            drawings["accuracy"] = _accuracy(facts)
             drawings["ece"] = _ece(facts)
             drawings["brier"] = _brier(facts)
     return drawings
@@ -105,9 +106,8 @@ def _bubbles(axes: Axes, diagram: Reliability, name: str, colour: str, marker: s
     x, y = diagram.confidence[held], diagram.accuracy[held]
     sizes = 22 + 170 * diagram.count[held] / diagram.count.sum()
     axes.vlines(x, np.minimum(x, y), np.maximum(x, y), color=colour, alpha=0.45, linewidth=2.5)
-    axes.scatter(
-        x, y, s=sizes, color=colour, marker=marker, edgecolors=CARD, linewidths=0.8, zorder=3
-    )
+    marks = axes.scatter(x, y, s=sizes, color=colour, marker=marker, edgecolors=CARD, zorder=3)
+    marks.set(linewidths=0.8, clip_on=False)
     axes.plot([], [], color=colour, marker=marker, linestyle="none", markersize=7, label=name)
 
 
@@ -165,18 +165,14 @@ def _accuracy(facts: Facts) -> str:
     axes = drawing.subplots()
     dense = facts.dense
     share = dense.certified / np.maximum(dense.total, 1)
-    marker = "o" if len(dense.radius) == 1 else None
     axes.fill_between(
         dense.radius, 0, dense.certified_accuracy, color=CLEAN, alpha=0.14, linewidth=0
     )
-    axes.plot(
-        dense.radius, share, color=MUTED, linestyle=(0, (5, 1.5)), marker=marker, label="certified"
-    )
+    axes.plot(dense.radius, share, color=MUTED, linestyle=(0, (5, 1.5)), label="certified")
     axes.plot(
         dense.radius,
         dense.certified_accuracy,
         color=CLEAN,
-        marker=marker,
         label="certified and right",
     )
     _radius_axis(axes, facts, "share of all samples")
@@ -266,10 +262,8 @@ def _radius_axis(axes: Axes, facts: Facts, label: str) -> None:
     last = float(facts.dense.radius[-1])
     norm = facts.provenance.norm.replace("$", r"\$")  # a dollar sign would start a formula
     axes.set(xlabel=f"radius ({norm} norm)", ylabel=label)
-    if last > 0:
-        axes.set_xlim(0, last)
-    if len(facts.dense.radius) > 1:
-        axes.axvline(facts.radius, color=GRID, linewidth=5, zorder=0)
+    axes.set_xlim(0, last)
+    axes.axvline(facts.radius, color=GRID, linewidth=5, zorder=0)
 
 
 def _percent_axis(axes: Axes, values: NDArray[np.float64]) -> None:

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from certcal_ext._files import replacing
 from certcal_ext.report import table, words
@@ -17,6 +20,7 @@ from certcal_ext.report.figures import draw_all
 if TYPE_CHECKING:
     from certcal_ext.certificates import Certificates
 
+_BINS = 15  # what ``certcal bound`` takes where nothing is said
 _FIELDS = {
     "kind": "kind of certificate",
     "source": "source",
@@ -47,6 +51,7 @@ def render_report(
     closed: str = "right",
     title: str = "Certified calibration",
     command: str | None = None,
+    file: str = "certificates.parquet",
 ) -> str:
     """The report as HTML.
 
@@ -60,6 +65,7 @@ def render_report(
         closed: "right": bins (lo, hi]; "left": [lo, hi).
         title: heading of the page.
         command: command line that made the certificates, shown under "How to reproduce".
+        file: name of the file that holds the certificates, counts or log, for the command there.
 
     Returns:
         The page.
@@ -109,6 +115,7 @@ def render_report(
         radius=words.number(facts.radius),
         bins=len(facts.edges) - 1,
         command=command,
+        again=_bound_command(facts, file),
         version=certcal_ext.__version__,
     )
 
@@ -142,6 +149,22 @@ def write_report(certificates: Certificates, path: str | Path, **options: Any) -
     with replacing(path) as file:
         file.write(page.encode("utf-8"))
     return path
+
+
+def _bound_command(facts: Facts, file: str) -> str:
+    """The command line that prints the numbers of the page."""
+    made = facts.provenance
+    options = ["--radii", ",".join(f"{radius:.12g}" for radius in facts.curve.radius)]
+    bins = len(facts.edges) - 1
+    if not np.array_equal(facts.edges, np.linspace(0, 1, bins + 1)):
+        options += ["--edges", ",".join(repr(float(edge)) for edge in facts.edges)]
+    elif bins != _BINS:
+        options += ["--bins", str(bins)]
+    if facts.closed != "right":
+        options += ["--closed", facts.closed]
+    if made.kind == "log" or file.endswith(".npz"):
+        options += ["--sigma", f"{made.sigma:g}", "--n", str(made.n), "--alpha", f"{made.alpha:g}"]
+    return shlex.join(["certcal", "bound", file, *options])
 
 
 def _resource(name: str) -> str:
@@ -182,14 +205,9 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
                 "constant",
             ),
         ]
-    tiles.append(
-        _tile(
-            "Abstentions",
-            words.count(facts.abstained),
-            f"of {words.count(facts.total)} samples, at radius 0",
-        )
-    )
     if facts.provenance.sigma is not None:
+        beside = f"of {words.count(facts.total)} samples, at radius 0"
+        tiles.append(_tile("Abstentions", words.count(facts.abstained), beside))
         best = facts.best_radius
         beside = "" if best is None else f"possible with these draws: {words.number(best, 3)}"
         tiles.append(_tile("Largest certified radius", words.number(facts.reach, 3), beside))

@@ -85,6 +85,25 @@ void certify(const py::object& group_object, const py::object& correct_object,
   });
 }
 
+void summarize(const py::object& tables_object, const py::object& clean_object,
+               const py::object& brier_object, const py::object& edges_object,
+               const py::object& summary_object, int threads) {
+  const BinsView edges(edges_object, false);
+  const int64_t count = edges.bins.count;
+  const TensorView tables(tables_object, "tables");
+  tables.of(DType::kInt64).shaped({kAnySize, 2, count, count, kCellWords}).on_cpu();
+  const int64_t radii = tables.size(0);
+  const TensorView clean(clean_object, "clean");
+  clean.of(DType::kInt64).shaped({radii, count, kCleanWords}).on_cpu();
+  const TensorView brier(brier_object, "brier");
+  brier.of(DType::kInt64).shaped({radii, kBrierWords}).on_cpu();
+  const TensorView summary(summary_object, "summary");
+  summary.of(DType::kFloat64).shaped({radii, kSummaryColumns}).on_cpu().writable();
+  const py::gil_scoped_release release;
+  summarize_cpu(tables.data<const int64_t>(), clean.data<const int64_t>(),
+                brier.data<const int64_t>(), radii, edges.bins, summary.data<double>(), threads);
+}
+
 void shift_interval_rows(const py::object& probit_lower_object,
                          const py::object& probit_upper_object, double shift,
                          const py::object& lower_object, const py::object& upper_object,
@@ -111,6 +130,8 @@ void register_certify(py::module_& module) {
              py::arg("edges"), py::arg("closed_left"), py::arg("tables"), py::arg("clean"),
              py::arg("brier"), py::arg("threads") = 1, py::arg("stream") = 0,
              py::arg("edges_device") = py::none(), py::arg("workspace") = py::none());
+  module.def("summarize", &summarize, py::arg("tables"), py::arg("clean"), py::arg("brier"),
+             py::arg("edges"), py::arg("summary"), py::arg("threads") = 1);
   module.def("shift_interval", &shift_interval_rows, py::arg("probit_lower"),
              py::arg("probit_upper"), py::arg("shift"), py::arg("lower"), py::arg("upper"),
              py::arg("threads") = 1);

@@ -3,6 +3,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace certcal::bindings {
@@ -77,10 +78,9 @@ std::string device_text(Device device, int index) {
 
 void require_contiguous(const std::vector<int64_t>& shape, const int64_t* strides, int64_t unit,
                         const std::string& argument) {
-  if (strides == nullptr) return;
+  if (strides == nullptr || std::find(shape.begin(), shape.end(), 0) != shape.end()) return;
   int64_t expected = unit;
   for (size_t k = shape.size(); k-- > 0;) {
-    if (shape[k] == 0) return;
     if (shape[k] > 1 && strides[k] != expected) {
       throw py::value_error(argument + ": expected a contiguous array, got one with strides");
     }

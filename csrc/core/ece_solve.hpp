@@ -16,10 +16,9 @@
 
 #include "ece_table.hpp"
 #include "fixed_point.hpp"
+#include "wide_int.hpp"
 
 namespace certcal {
-
-__extension__ typedef __int128 WideInt;
 
 struct EceSolution {
   double value;               // rounded up
@@ -27,10 +26,6 @@ struct EceSolution {
 };
 
 namespace detail {
-
-inline WideInt join_words(int64_t high, int64_t low) {
-  return (static_cast<WideInt>(high) << kLowBits) + low;
-}
 
 // What the recursion needs of the table, as (M + 1) x (M + 1) prefix sums over (a, b): entry (a, b) sums all cells
 // with a' < a and b' < b.
@@ -114,8 +109,6 @@ inline WideInt minus_run_weight(const TableSums& t, const Bins& bins, int i, int
   return weight;
 }
 
-inline double round_up(double x) { return std::nextafter(x, INFINITY); }
-
 }  // namespace detail
 
 // `table` holds table_words(bins.count) integers; an empty table gives 0.
@@ -155,12 +148,7 @@ inline EceSolution solve_ece(const int64_t* table, const Bins& bins) {
   }
 
   const WideInt rows = sums.count_right.box(0, m, 0, m) + sums.count_wrong.box(0, m, 0, m);
-  if (rows > 0 && total > 0) {
-    // Three roundings to nearest, each pushed up by one step: integer -> double, the scaling is exact, the division.
-    const double scaled = detail::round_up(static_cast<double>(total)) / static_cast<double>(kOne);
-    solution.value = detail::round_up(scaled / static_cast<double>(rows));
-    if (solution.value > 1.0) solution.value = 1.0;
-  }
+  if (rows > 0) solution.value = mean_rounded_up(total, static_cast<int64_t>(rows));
   return solution;
 }
 

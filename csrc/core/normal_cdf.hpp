@@ -22,28 +22,26 @@ inline constexpr double kCdfLimit = 8.5;
 inline constexpr int kCdfRows = 2 * 136 + 1;
 inline constexpr double kCdfSlack = 0x1p-48;
 
-// Phi(x) to within kCdfSlack / 2, for |x| <= kCdfLimit.
+// Phi to within kCdfSlack / 2 at x, which is moved into the table's range (NaN to its lower end, so that no row outside is read).
 CERTCAL_HD double normal_cdf(double x, const double* table) {
-  const double scaled = x * kCdfStepsPerUnit;
+  const double inside = x > -kCdfLimit ? (x < kCdfLimit ? x : kCdfLimit) : -kCdfLimit;
+  const double scaled = inside * kCdfStepsPerUnit;
   const double nearest = floor(scaled + 0.5);
   const double offset = (scaled - nearest) * (1.0 / kCdfStepsPerUnit);  // both steps are exact
-  const double* row =
-      table + (static_cast<int>(nearest) + (kCdfRows - 1) / 2) * kCdfTerms;
+  const double* row = table + (static_cast<int>(nearest) + (kCdfRows - 1) / 2) * kCdfTerms;
   double p = row[kCdfTerms - 1];
   for (int k = kCdfTerms - 2; k >= 0; --k) p = fma(p, offset, row[k]);
   return p;
 }
 
 CERTCAL_HD double normal_cdf_below(double x, const double* table) {
-  if (x < -kCdfLimit) return 0.0;
-  const double p = (x > kCdfLimit ? 1.0 : normal_cdf(x, table)) - kCdfSlack;
-  return p < 0.0 ? 0.0 : p;
+  const double p = normal_cdf(x, table) - kCdfSlack;
+  return (x < -kCdfLimit) | (p < 0.0) ? 0.0 : p;
 }
 
 CERTCAL_HD double normal_cdf_above(double x, const double* table) {
-  if (x > kCdfLimit) return 1.0;
-  const double p = (x < -kCdfLimit ? 0.0 : normal_cdf(x, table)) + kCdfSlack;
-  return p > 1.0 ? 1.0 : p;
+  const double p = normal_cdf(x, table) + kCdfSlack;
+  return !(x <= kCdfLimit) | (p > 1.0) ? 1.0 : p;  // NaN gives 1: it bounds nothing
 }
 
 }  // namespace certcal

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include "certify.hpp"
 
+#include <algorithm>
 #include <vector>
 
 #include "../core/certify.hpp"
+#include "../core/ece_solve.hpp"
+#include "../core/wide_int.hpp"
 #include "cdf_table.hpp"
+#include "clones.hpp"
 #include "parallel.hpp"
 
 namespace certcal {
@@ -13,13 +17,12 @@ namespace {
 constexpr int64_t kGrainSamples = 1 << 17;
 constexpr int64_t kGrainRows = 1 << 14;
 
-// What is the same for a group at every radius.
-struct Group {
-  double probit_lower, probit_upper;
-  int64_t count[2];       // wrong, right
-  int64_t confidence;     // fixed point
-  int64_t clean_square[2];
-  int clean_bin;
+// The groups that have samples and are certified at radius 0, and what is the same for them at every radius.
+struct Groups {
+  std::vector<double> probit_lower, probit_upper;
+  std::vector<int64_t> count[2];  // wrong, right
+  std::vector<int64_t> confidence, clean_square[2];  // fixed point
+  std::vector<int> clean_bin;
 };
 
 std::vector<int64_t> count_groups(const int64_t* group, const uint8_t* correct, int64_t samples,
@@ -39,21 +42,28 @@ std::vector<int64_t> count_groups(const int64_t* group, const uint8_t* correct, 
   return counts;
 }
 
-std::vector<Group> occupied_groups(const std::vector<int64_t>& counts, const double* confidence,
-                                   const double* probit_lower, const double* probit_upper,
-                                   int64_t groups, const Bins& bins) {
-  std::vector<Group> occupied;
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t wrong = counts[static_cast<size_t>(2 * g)];
-    const int64_t right = counts[static_cast<size_t>(2 * g + 1)];
-    if (wrong + right == 0 || !prediction_is_certified(probit_lower[g], 0.0)) continue;
+// In decreasing order of probit_lower: what is certified at a radius then comes first.
+Groups occupied_groups(const std::vector<int64_t>& counts, const double* confidence,
+                       const double* probit_lower, const double* probit_upper, int64_t groups,
+                       const Bins& bins) {
+  std::vector<size_t> order;
+  for (size_t g = 0; g < static_cast<size_t>(groups); ++g) {
+    const bool empty = counts[2 * g] + counts[2 * g + 1] == 0;
+    if (!empty && prediction_is_certified(probit_lower[g], 0.0)) order.push_back(g);
+  }
+  std::sort(order.begin(), order.end(),
+            [&](size_t g, size_t h) { return probit_lower[g] > probit_lower[h]; });
+  Groups occupied;
+  for (const size_t g : order) {
     const double z = confidence[g];
-    occupied.push_back({probit_lower[g],
-                        probit_upper[g],
-                        {wrong, right},
-                        fixed_floor(z),
-                        {worst_square(0, z, z), worst_square(1, z, z)},
-                        bin_of(z, bins)});
+    occupied.probit_lower.push_back(probit_lower[g]);
+    occupied.probit_upper.push_back(probit_upper[g]);
+    occupied.confidence.push_back(fixed_floor(z));
+    occupied.clean_bin.push_back(bin_of(z, bins));
+    for (size_t c = 0; c < 2; ++c) {
+      occupied.count[c].push_back(counts[2 * g + c]);
+      occupied.clean_square[c].push_back(worst_square(static_cast<int>(c), z, z));
+    }
   }
   return occupied;
 }
@@ -69,28 +79,58 @@ void add_words(int64_t* words, int64_t q, int64_t times) {
   words[1] += (q & kLowMask) * times;
 }
 
-void certify_radius(const std::vector<Group>& groups, double shift, const Bins& bins,
+constexpr int kChunkGroups = 512;
+
+// The intervals of some groups at one radius: computed a vector at a time.
+struct Shifted {
+  double lower[kChunkGroups], upper[kChunkGroups];
+};
+
+CERTCAL_CLONES void shift_rows(const double* probit_lower, const double* probit_upper, double shift,
+                               int64_t rows, double* lower, double* upper) {
+  for (int64_t n = 0; n < rows; ++n) {
+    const Interval z = shift_interval(probit_lower[n], probit_upper[n], shift, kNormalCdfTable);
+    lower[n] = z.lower;
+    upper[n] = z.upper;
+  }
+}
+
+void add_group(const Groups& groups, size_t g, double lower, double upper, const Bins& bins,
+               const RadiusOutput& out) {
+  const int a = bin_of(lower, bins);
+  const int b = bin_of(upper, bins);
+  const int64_t low = fixed_floor(lower);
+  const int64_t high = fixed_ceil(upper);
+  for (int c = 0; c < 2; ++c) {
+    const int64_t times = groups.count[c][g];
+    if (times == 0) continue;
+    int64_t* cell = out.table + cell_index(c, a, b, bins.count);
+    cell[kCount] += times;
+    add_words(cell + kLowerHigh, low, times);
+    add_words(cell + kUpperHigh, high, times);
+    add_words(out.brier + kCertifiedHigh, worst_square(c, lower, upper), times);
+    add_words(out.brier + kCleanHigh, groups.clean_square[c][g], times);
+    int64_t* bin = out.clean + groups.clean_bin[g] * kCleanWords;
+    bin[kSamples] += times;
+    bin[kRight] += c * times;
+    add_words(bin + kConfidenceHigh, groups.confidence[g], times);
+  }
+}
+
+void certify_radius(const Groups& groups, double shift, const Bins& bins,
                     const RadiusOutput& out) {
-  for (const Group& g : groups) {
-    if (!prediction_is_certified(g.probit_lower, shift)) continue;
-    const Interval z = shift_interval(g.probit_lower, g.probit_upper, shift, kNormalCdfTable);
-    const int a = bin_of(z.lower, bins);
-    const int b = bin_of(z.upper, bins);
-    const int64_t lower = fixed_floor(z.lower);
-    const int64_t upper = fixed_ceil(z.upper);
-    for (int c = 0; c < 2; ++c) {
-      const int64_t times = g.count[c];
-      if (times == 0) continue;
-      int64_t* cell = out.table + cell_index(c, a, b, bins.count);
-      cell[kCount] += times;
-      add_words(cell + kLowerHigh, lower, times);
-      add_words(cell + kUpperHigh, upper, times);
-      add_words(out.brier + kCertifiedHigh, worst_square(c, z.lower, z.upper), times);
-      add_words(out.brier + kCleanHigh, g.clean_square[c], times);
-      int64_t* bin = out.clean + g.clean_bin * kCleanWords;
-      bin[kSamples] += times;
-      bin[kRight] += c * times;
-      add_words(bin + kConfidenceHigh, g.confidence, times);
+  const std::vector<double>& probits = groups.probit_lower;
+  const auto end = std::partition_point(probits.begin(), probits.end(), [&](double probit) {
+    return prediction_is_certified(probit, shift);
+  });
+  const auto certified = static_cast<size_t>(end - probits.begin());
+  Shifted z;
+  for (size_t first = 0; first < certified; first += kChunkGroups) {
+    const size_t count = std::min<size_t>(kChunkGroups, certified - first);
+    shift_rows(probits.data() + first, groups.probit_upper.data() + first, shift,
+               static_cast<int64_t>(count), z.lower, z.upper);
+    for (size_t k = 0; k < count; ++k) {
+      add_group(groups, first + k, z.lower[k], z.upper[k], bins, out);
     }
   }
 }
@@ -101,11 +141,11 @@ void certify_cpu(const int64_t* group, const uint8_t* correct, int64_t samples,
                  const double* confidence, const double* probit_lower, const double* probit_upper,
                  int64_t groups, const double* shifts, int64_t radii, const Bins& bins,
                  int64_t* tables, int64_t* clean, int64_t* brier, int threads) {
-  const std::vector<Group> occupied =
+  const Groups occupied =
       occupied_groups(count_groups(group, correct, samples, groups, threads), confidence,
                       probit_lower, probit_upper, groups, bins);
   const int64_t grain =
-      std::max<int64_t>(1, kGrainRows / (static_cast<int64_t>(occupied.size()) + 1));
+      std::max<int64_t>(1, kGrainRows / (static_cast<int64_t>(occupied.probit_lower.size()) + 1));
   parallel_for(radii, grain, threads, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
       certify_radius(occupied, shifts[r], bins,
@@ -118,10 +158,37 @@ void certify_cpu(const int64_t* group, const uint8_t* correct, int64_t samples,
 void shift_interval_cpu(const double* probit_lower, const double* probit_upper, double shift,
                         int64_t rows, double* lower, double* upper, int threads) {
   parallel_for(rows, kGrainRows, threads, [&](int64_t first, int64_t last) {
-    for (int64_t n = first; n < last; ++n) {
-      const Interval z = shift_interval(probit_lower[n], probit_upper[n], shift, kNormalCdfTable);
-      lower[n] = z.lower;
-      upper[n] = z.upper;
+    shift_rows(probit_lower + first, probit_upper + first, shift, last - first, lower + first,
+               upper + first);
+  });
+}
+
+void summarize_cpu(const int64_t* tables, const int64_t* clean, const int64_t* brier,
+                   int64_t radii, const Bins& bins, double* summary, int threads) {
+  parallel_for(radii, 1, threads, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const int64_t* bin = clean + r * bins.count * kCleanWords;
+      const int64_t* squares = brier + r * kBrierWords;
+      int64_t rows = 0, right = 0;
+      WideInt gaps = 0;
+      for (int m = 0; m < bins.count; ++m, bin += kCleanWords) {
+        rows += bin[kSamples];
+        right += bin[kRight];
+        const WideInt gap = static_cast<WideInt>(bin[kRight]) * kOne -
+                            join_words(bin[kConfidenceHigh], bin[kConfidenceLow]);
+        gaps += gap < 0 ? -gap : gap;
+      }
+      double* out = summary + r * kSummaryColumns;
+      std::fill(out, out + kSummaryColumns, 0.0);
+      if (rows == 0) continue;
+      out[kCertifiedRows] = static_cast<double>(rows);
+      out[kRightRows] = static_cast<double>(right);
+      out[kCleanEce] = mean_rounded_up(gaps, rows);
+      out[kCertifiedEce] = solve_ece(tables + r * table_words(bins.count), bins).value;
+      out[kCleanBrier] =
+          mean_rounded_up(join_words(squares[kCleanHigh], squares[kCleanLow]), rows);
+      out[kCertifiedBrier] =
+          mean_rounded_up(join_words(squares[kCertifiedHigh], squares[kCertifiedLow]), rows);
     }
   });
 }

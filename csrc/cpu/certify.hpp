@@ -29,4 +29,20 @@ void certify_cpu(const int64_t* group,         // (samples,)
 void shift_interval_cpu(const double* probit_lower, const double* probit_upper, double shift,
                         int64_t rows, double* lower, double* upper, int threads);
 
+// What a radius comes to, from the sums that certify wrote. Errors are rounded up; all are 0 where nothing is certified.
+enum SummaryColumn : int {
+  kCertifiedRows = 0,
+  kRightRows = 1,
+  kCleanEce = 2,
+  kCertifiedEce = 3,
+  kCleanBrier = 4,
+  kCertifiedBrier = 5,
+  kSummaryColumns = 6
+};
+
+void summarize_cpu(const int64_t* tables, const int64_t* clean, const int64_t* brier,
+                   int64_t radii, const Bins& bins,
+                   double* summary,  // (radii, kSummaryColumns)
+                   int threads);
+
 }  // namespace certcal

@@ -6,81 +6,193 @@
 
 #include "../core/certify.hpp"
 #include "../core/ece_solve.hpp"
+#include "clones.hpp"
 #include "parallel.hpp"
 
 namespace certcal {
 namespace {
 
-constexpr int64_t kGrainRows = 1 << 15;
-constexpr int64_t kChunkRows = 1 << 12;  // validated, then added, while still in cache
+constexpr int64_t kGrainRows = 1 << 14;
+constexpr int kChunkRows = 1024;  // what one pass prepares for the next fits in the first-level cache
 
-bool is_valid(double lower, double upper) {
+struct Rows {
+  const uint8_t* correct;
+  const double* lower;
+  const double* upper;
+
+  Rows from(int64_t n) const { return {correct + n, lower + n, upper + n}; }
+};
+
+// A chunk of rows in the form that the sums take: computed a vector at a time, added one by one.
+struct Prepared {
+  int32_t cell[kChunkRows];
+  int64_t lower[kChunkRows];
+  int64_t upper[kChunkRows];
+};
+
+// The two words of a sum side by side, the upper one from bit 32 on. Both must be summed by themselves: the words of a
+// table are then the same for every split of its rows, which the words of a partial sum are not.
+constexpr int kPackedBits = 32;
+constexpr int64_t kPackedMask = (int64_t{1} << kPackedBits) - 1;
+
+CERTCAL_HD int64_t pack_words(int64_t q) {
+  return (q >> kLowBits << kPackedBits) | (q & kLowMask);
+}
+
+CERTCAL_HD bool is_valid(double lower, double upper) {
   return (lower >= 0.0) & (lower <= upper) & (upper <= 1.0);
 }
 
-int64_t first_invalid(const double* lower, const double* upper, int64_t first, int64_t last) {
-  bool valid = true;
-  for (int64_t n = first; n < last; ++n) valid &= is_valid(lower[n], upper[n]);
-  if (valid) return -1;
-  int64_t n = first;
-  while (is_valid(lower[n], upper[n])) ++n;
+CERTCAL_CLONES bool all_valid(const Rows& rows, int count) {
+  int bad = 0;
+  for (int n = 0; n < count; ++n) {
+    bad |= !is_valid(rows.lower[n], rows.upper[n]);
+  }
+  return bad == 0;
+}
+
+CERTCAL_CLONES void prepare_table_rows(const Rows& rows, int count, const Bins& bins,
+                                       Prepared& out) {
+  const Bins local = bins;
+  for (int n = 0; n < count; ++n) {
+    out.lower[n] = pack_words(fixed_floor(rows.lower[n]));
+    out.upper[n] = pack_words(fixed_ceil(rows.upper[n]));
+  }
+  for (int n = 0; n < count; ++n) {
+    out.cell[n] = (static_cast<int32_t>(rows.correct[n] != 0) * local.count +
+                   bin_of(rows.lower[n], local)) *
+                      local.count +
+                  bin_of(rows.upper[n], local);
+  }
+}
+
+CERTCAL_CLONES SplitSum sum_of_worst_squares(const Rows& rows, int count) {
+  int64_t high = 0, low = 0;
+  for (int n = 0; n < count; ++n) {
+    const int64_t q = worst_square(rows.correct[n] != 0, rows.lower[n], rows.upper[n]);
+    high += q >> kLowBits;
+    low += q & kLowMask;
+  }
+  return {high, low};
+}
+
+// The sums of one thread: packed words of up to 2^26 stay apart for 2^5 rows, and go to the words of the table when a
+// cell has as many.
+class LocalTable {
+ public:
+  explicit LocalTable(int bins)
+      : cells_(static_cast<size_t>(2 * bins * bins)), words_(cells_.size() * kCellWords, 0) {}
+
+  void add(int32_t index, int64_t lower, int64_t upper) {
+    Cell& cell = cells_[static_cast<size_t>(index)];
+    cell.count += 1;
+    cell.lower += lower;
+    cell.upper += upper;
+    if (cell.count == kMostRows) flush(static_cast<size_t>(index));
+  }
+
+  std::vector<int64_t>& finish() {
+    for (size_t index = 0; index < cells_.size(); ++index) flush(index);
+    return words_;
+  }
+
+ private:
+  static constexpr int64_t kMostRows = int64_t{1} << 5;
+  struct alignas(32) Cell {
+    int64_t count = 0, lower = 0, upper = 0;
+  };
+
+  void flush(size_t index) {
+    Cell& cell = cells_[index];
+    int64_t* words = words_.data() + index * kCellWords;
+    words[kCount] += cell.count;
+    words[kLowerHigh] += cell.lower >> kPackedBits;
+    words[kLowerLow] += cell.lower & kPackedMask;
+    words[kUpperHigh] += cell.upper >> kPackedBits;
+    words[kUpperLow] += cell.upper & kPackedMask;
+    cell = Cell();
+  }
+
+  std::vector<Cell> cells_;
+  std::vector<int64_t> words_;
+};
+
+int64_t first_invalid(const Rows& rows) {
+  int64_t n = 0;
+  while (is_valid(rows.lower[n], rows.upper[n])) ++n;
   return n;
 }
 
-// Runs add(first, last, local words) over chunks on private words and sums those up at the end, unless a row was invalid.
-template <class Add>
-int64_t accumulate(const double* lower, const double* upper, int64_t rows, int64_t* words,
-                   int64_t num_words, int threads, const Add& add) {
-  std::mutex mutex;
-  int64_t invalid = -1;
-  std::vector<int64_t> sum(static_cast<size_t>(num_words), 0);
-  parallel_for(rows, kGrainRows, threads, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> local(static_cast<size_t>(num_words), 0);
-    int64_t bad = -1;
-    for (int64_t first = begin; first < end && bad < 0; first += kChunkRows) {
-      const int64_t last = std::min(first + kChunkRows, end);
-      bad = first_invalid(lower, upper, first, last);
-      if (bad < 0) add(first, last, local.data());
-    }
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (bad >= 0 && (invalid < 0 || bad < invalid)) invalid = bad;
-    for (size_t w = 0; w < local.size(); ++w) sum[w] += local[w];
-  });
-  if (invalid < 0) {
-    for (size_t w = 0; w < sum.size(); ++w) words[w] += sum[w];
+// Collects what the threads found: the first invalid row, or the sum of their words.
+class Gathered {
+ public:
+  explicit Gathered(int64_t num_words) : sum_(static_cast<size_t>(num_words), 0) {}
+
+  void add(int64_t invalid, const std::vector<int64_t>& words) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (invalid >= 0 && (invalid_ < 0 || invalid < invalid_)) invalid_ = invalid;
+    for (size_t w = 0; w < words.size(); ++w) sum_[w] += words[w];
   }
-  return invalid;
+
+  // Adds the sums to `out` unless a row was invalid; returns that row, or -1.
+  int64_t finish(int64_t* out) const {
+    for (size_t w = 0; invalid_ < 0 && w < sum_.size(); ++w) out[w] += sum_[w];
+    return invalid_;
+  }
+
+ private:
+  std::mutex mutex_;
+  int64_t invalid_ = -1;
+  std::vector<int64_t> sum_;
+};
+
+// Calls chunk(rows, count) over [begin, end) up to the first invalid row, which is returned, or -1.
+template <class Chunk>
+int64_t for_valid_chunks(const Rows& rows, int64_t begin, int64_t end, const Chunk& chunk) {
+  for (int64_t first = begin; first < end; first += kChunkRows) {
+    const int count = static_cast<int>(std::min<int64_t>(kChunkRows, end - first));
+    const Rows part = rows.from(first);
+    if (!all_valid(part, count)) return first + first_invalid(part);
+    chunk(part, count);
+  }
+  return -1;
 }
 
 }  // namespace
 
 int64_t ece_update_cpu(const uint8_t* correct, const double* lower, const double* upper,
                        int64_t rows, const Bins& bins, int64_t* table, int threads) {
-  const auto add = [&](int64_t first, int64_t last, int64_t* local) {
-    for (int64_t n = first; n < last; ++n) {
-      int64_t* cell = local + cell_index(correct[n] != 0, bin_of(lower[n], bins),
-                                         bin_of(upper[n], bins), bins.count);
-      const int64_t low = fixed_floor(lower[n]);
-      const int64_t high = fixed_ceil(upper[n]);
-      cell[kCount] += 1;
-      cell[kLowerHigh] += low >> kLowBits;
-      cell[kLowerLow] += low & kLowMask;
-      cell[kUpperHigh] += high >> kLowBits;
-      cell[kUpperLow] += high & kLowMask;
-    }
-  };
-  return accumulate(lower, upper, rows, table, table_words(bins.count), threads, add);
+  Gathered gathered(table_words(bins.count));
+  parallel_for(rows, kGrainRows, threads, [&](int64_t begin, int64_t end) {
+    LocalTable local(bins.count);
+    Prepared prepared;
+    const int64_t invalid = for_valid_chunks(
+        {correct, lower, upper}, begin, end, [&](const Rows& part, int count) {
+          prepare_table_rows(part, count, bins, prepared);
+          for (int n = 0; n < count; ++n) {
+            local.add(prepared.cell[n], prepared.lower[n], prepared.upper[n]);
+          }
+        });
+    gathered.add(invalid, local.finish());
+  });
+  return gathered.finish(table);
 }
 
 int64_t brier_update_cpu(const uint8_t* correct, const double* lower, const double* upper,
                          int64_t rows, int64_t* sums, int threads) {
-  const auto add = [&](int64_t first, int64_t last, int64_t* local) {
-    SplitSum sum{0, 0};
-    for (int64_t n = first; n < last; ++n) sum.add(worst_square(correct[n] != 0, lower[n], upper[n]));
-    local[0] += sum.high;
-    local[1] += sum.low;
-  };
-  return accumulate(lower, upper, rows, sums, 2, threads, add);
+  Gathered gathered(2);
+  parallel_for(rows, kGrainRows, threads, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> words(2, 0);
+    const int64_t invalid = for_valid_chunks({correct, lower, upper}, begin, end,
+                                             [&](const Rows& part, int count) {
+                                               const SplitSum sum =
+                                                   sum_of_worst_squares(part, count);
+                                               words[0] += sum.high;
+                                               words[1] += sum.low;
+                                             });
+    gathered.add(invalid, words);
+  });
+  return gathered.finish(sums);
 }
 
 void ece_worst_confidence_cpu(const uint8_t* correct, const double* lower, const double* upper,

@@ -90,7 +90,6 @@ __device__ int64_t warp_sum(int64_t x) {
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     certify_kernel(Groups groups, const double* __restrict__ shifts, int64_t radii, Bins bins,
                    bool gathered, int64_t* tables, int64_t* clean, int64_t* brier) {
-  extern __shared__ SharedSum shared_words[];
   const int64_t table_size = table_words(bins.count);
   const int64_t clean_size = static_cast<int64_t>(bins.count) * kCleanWords;
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;

@@ -63,6 +63,9 @@ struct SharedSum {
   }
 };
 
+// The dynamic shared memory of a block: as much as its launch asked for.
+extern __shared__ SharedSum shared_words[];
+
 // A count in shared memory, of at most 2^32 - 1.
 struct SharedCount {
   unsigned count;

@@ -73,11 +73,11 @@ __device__ RowScan<Real> scan_row(const Real* __restrict__ row, int64_t classes,
   return scan;
 }
 
-// Calls vote(sample within the tile, row index, row, top) with all threads of a warp, for rows that can vote or not
-// (`counts` is true in one thread of each row that can), and counts the rows that cannot.
+// Calls vote(row index, row, top, votes, lane) with all threads of the block, pass after pass, and counts the rows with
+// NaN or infinity. votes: whether this thread has a row, and the row can vote.
 template <int kLanes, class Real, class Vote>
-__device__ void scan_tile(const Tile& tile, const Real* __restrict__ logits, int64_t draws,
-                          int64_t classes, int64_t* faults, const Vote& vote) {
+__device__ void scan_tile(const Tile& tile, const Real* __restrict__ logits, int64_t classes,
+                          int64_t* faults, const Vote& vote) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   int64_t nan_rows = 0;
   int64_t infinite_rows = 0;
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
         words.add((line / draws - tile.first_sample) * classes + top.best_class, 1);
       }
     };
-    scan_tile<kLanes>(tile, logits, draws, classes, faults, vote);
+    scan_tile<kLanes>(tile, logits, classes, faults, vote);
     __syncthreads();
     words.flush();
     __syncthreads();
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
       sums.add(sample * 2, q >> kLowBits);
       sums.add(sample * 2 + 1, q & kLowMask);
     };
-    scan_tile<kLanes>(tile, logits, draws, num_classes, faults, vote);
+    scan_tile<kLanes>(tile, logits, num_classes, faults, vote);
     __syncthreads();
     counts.flush();
     sums.flush();

@@ -66,10 +66,15 @@ TEST_CASE("both ends of the table, beyond them, and the infinities") {
   }
   for (const double x : {8.5000001, 9.0, 40.0, 1e300, kInfinity}) {
     CHECK(normal_cdf_above(x, kNormalCdfTable) == 1.0);
-    CHECK(normal_cdf_below(x, kNormalCdfTable) == 1.0 - kCdfSlack);
+    CHECK(normal_cdf_below(x, kNormalCdfTable) <= 1.0 - kCdfSlack / 2);
+    CHECK(normal_cdf_below(x, kNormalCdfTable) >= 1.0 - 1.5 * kCdfSlack);
     CHECK(normal_cdf_below(-x, kNormalCdfTable) == 0.0);
-    CHECK(normal_cdf_above(-x, kNormalCdfTable) == kCdfSlack);
+    CHECK(normal_cdf_above(-x, kNormalCdfTable) >= kCdfSlack / 2);
+    CHECK(normal_cdf_above(-x, kNormalCdfTable) <= 1.5 * kCdfSlack);
   }
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK(normal_cdf_below(nan, kNormalCdfTable) == 0.0);
+  CHECK(normal_cdf_above(nan, kNormalCdfTable) == 1.0);
   CHECK(normal_cdf_below(0.0, kNormalCdfTable) == 0.5 - kCdfSlack);
   CHECK(normal_cdf_above(-0.0, kNormalCdfTable) == 0.5 + kCdfSlack);
 }

@@ -21,12 +21,12 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ thread_local
+#define __shared__ __constinit thread_local  // one copy, whichever fiber runs; known without an initialiser
 #define __launch_bounds__(...)
 
 struct dim3 {
   unsigned x, y, z;
-  explicit dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
@@ -69,7 +69,7 @@ class Block {
     if (fibers_.size() < threads) fibers_.resize(threads);
     threads_ = threads;
     warp_barriers_.assign((threads + kWarp - 1) / kWarp, Barrier());
-    exchange_.assign(warp_barriers_.size(), Lanes{});
+    exchange_.assign(warp_barriers_.size(), {});
     block_barrier_ = Barrier();
     for (unsigned t = 0; t < threads; ++t) start(fibers_[t]);
     unsigned left = threads;
@@ -94,15 +94,14 @@ class Block {
 
   using Lanes = std::array<uint64_t, kWarp>;
 
-  // Every thread of `mask` gives 8 bytes and gets those of all lanes of its warp.
+  // Every thread of `mask` gives 8 bytes and gets those of all lanes of its warp. The next exchange writes to the other
+  // of two buffers, and the one after it begins when all have read this one.
   Lanes exchange(unsigned mask, uint64_t mine) {
-    const unsigned warp = current_ / kWarp;
-    const unsigned count = static_cast<unsigned>(__builtin_popcount(mask));
-    exchange_[warp][lane()] = mine;
-    wait(warp_barriers_[warp], count);
-    const Lanes all = exchange_[warp];
-    wait(warp_barriers_[warp], count);
-    return all;
+    Barrier& barrier = warp_barriers_[current_ / kWarp];
+    Lanes& lanes = exchange_[current_ / kWarp][barrier.round % 2];
+    lanes[lane()] = mine;
+    wait(barrier, static_cast<unsigned>(__builtin_popcount(mask)));
+    return lanes;
   }
 
   unsigned lane() const { return current_ % kWarp; }
@@ -139,7 +138,7 @@ class Block {
   const std::function<void()>* body_ = nullptr;
   std::vector<Fiber> fibers_;
   std::vector<Barrier> warp_barriers_;
-  std::vector<Lanes> exchange_;
+  std::vector<std::array<Lanes, 2>> exchange_;
   Barrier block_barrier_;
   ucontext_t scheduler_ = {};
   unsigned threads_ = 0;

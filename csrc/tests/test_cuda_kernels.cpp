@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT
+// The CUDA kernels themselves, run on the host (cuda_on_host/cuda_runtime.h) and compared with their CPU twins, to the
+// bit. A machine with a GPU runs the same comparison on the device (python_tests/test_cuda.py).
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "../cpu/certify.hpp"
+#include "../cpu/noise.hpp"
+#include "../cpu/votes.hpp"
+#include "../cuda/certify.cu"
+#include "../cuda/noise.cu"
+#include "../cuda/votes.cu"
+#include "certify_cases.hpp"
+#include "support.hpp"
+
+namespace certcal {
+thread_local SharedSum shared_words[kMaxSharedBytes / sizeof(SharedSum)];
+}  // namespace certcal
+
+using namespace certcal;
+using certcal_tests::CertifyCase;
+using certcal_tests::CertifyOutput;
+using certcal_tests::Random;
+using certcal_tests::random_certify_case;
+using certcal_tests::same_bits;
+
+namespace {
+
+// One way to run the blocks and threads of a launch; results must not depend on it.
+struct Shape {
+  unsigned max_blocks;
+  bool reverse_order;
+};
+const std::vector<Shape> kShapes = {{0xFFFFFFFFu, false}, {2, true}};
+
+template <class Launch>
+void run_in(const Shape& shape, const Launch& launch) {
+  cuda_on_host::max_blocks = shape.max_blocks;
+  cuda_on_host::reverse_order = shape.reverse_order;
+  const cudaError_t error = launch();
+  cuda_on_host::max_blocks = 0xFFFFFFFFu;
+  cuda_on_host::reverse_order = false;
+  REQUIRE(error == cudaSuccess);
+}
+
+template <class Real>
+std::vector<Real> random_logits(Random& random, int64_t rows, int64_t classes) {
+  std::vector<Real> logits;
+  for (int64_t k = 0; k < rows * classes; ++k) {
+    logits.push_back(static_cast<Real>(random.below(33) - 16) / 4);
+  }
+  const Real faults[] = {std::numeric_limits<Real>::quiet_NaN(),
+                         std::numeric_limits<Real>::infinity(),
+                         -std::numeric_limits<Real>::infinity()};
+  for (int64_t line = random.below(3); line < rows; line += 1 + random.below(40)) {
+    for (int k = 0; k < 1 + static_cast<int>(random.below(2)); ++k) {
+      logits[static_cast<size_t>(line * classes + random.below(classes))] = faults[random.below(3)];
+    }
+  }
+  return logits;
+}
+
+struct RowShape {
+  int64_t batch, draws, classes;
+};
+// Each width of thread group; tiles within one sample, over many samples, and with more words than shared memory holds.
+const std::vector<RowShape> kRowShapes = {
+    {0, 5, 3},   {5, 0, 3},  {1, 1, 1},    {1, 1, 2},     {31, 1, 2},   {32, 1, 3},   {1, 33, 8},
+    {255, 3, 8}, {9, 1000, 4}, {256, 1, 9}, {257, 2, 10},  {3, 701, 10}, {1, 513, 64}, {2, 31, 65},
+    {7, 33, 257}, {300, 1, 33}, {2, 131, 100}, {1, 9, 4097}, {3, 1, 10001}};
+
+template <class Real>
+void check_votes(const RowShape& s, Random& random) {
+  const auto logits = random_logits<Real>(random, s.batch * s.draws, s.classes);
+  for (const bool marks : {false, true}) {
+    std::vector<int64_t> counts(static_cast<size_t>(s.batch * s.classes), 3), faults = {1, 2};
+    std::vector<uint8_t> near_ties(static_cast<size_t>(s.batch * s.draws), 0);
+    auto expected_counts = counts;
+    auto expected_faults = faults;
+    auto expected_ties = near_ties;
+    count_votes_cpu(logits.data(), s.batch, s.draws, s.classes, 0.3, expected_counts.data(),
+                    marks ? expected_ties.data() : nullptr, expected_faults.data(), 1);
+    for (const Shape& shape : kShapes) {
+      auto got_counts = counts;
+      auto got_faults = faults;
+      auto got_ties = near_ties;
+      run_in(shape, [&] {
+        return launch_count_votes(logits.data(), s.batch, s.draws, s.classes, 0.3,
+                                  got_counts.data(), marks ? got_ties.data() : nullptr,
+                                  got_faults.data(), nullptr);
+      });
+      CHECK(got_counts == expected_counts);
+      CHECK(got_faults == expected_faults);
+      CHECK(got_ties == expected_ties);
+    }
+  }
+}
+
+template <class Real>
+void check_scores(const RowShape& s, int64_t bins, Random& random) {
+  const auto logits = random_logits<Real>(random, s.batch * s.draws, s.classes);
+  std::vector<int64_t> chosen;
+  for (int64_t b = 0; b < s.batch; ++b) chosen.push_back(random.below(s.classes));
+  for (const int64_t* classes : {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(chosen.data())}) {
+    std::vector<int64_t> histogram(static_cast<size_t>(s.batch * bins), 3), faults = {1, 2};
+    std::vector<int64_t> sums(static_cast<size_t>(s.batch * 2), 5);
+    auto expected_histogram = histogram;
+    auto expected_sums = sums;
+    auto expected_faults = faults;
+    score_histogram_cpu(logits.data(), classes, s.batch, s.draws, s.classes, bins,
+                        expected_histogram.data(), expected_sums.data(), expected_faults.data(), 1);
+    for (const Shape& shape : kShapes) {
+      auto got_histogram = histogram;
+      auto got_sums = sums;
+      auto got_faults = faults;
+      run_in(shape, [&] {
+        return launch_score_histogram(logits.data(), classes, s.batch, s.draws, s.classes, bins,
+                                      got_histogram.data(), got_sums.data(), got_faults.data(),
+                                      nullptr);
+      });
+      CHECK(got_histogram == expected_histogram);
+      CHECK(got_sums == expected_sums);
+      CHECK(got_faults == expected_faults);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("add_noise_kernel gives the bits of add_noise_cpu") {
+  struct NoiseShape {
+    int64_t batch, elements, draws;
+  };
+  const std::vector<NoiseShape> shapes = {{0, 4, 3}, {2, 0, 3},  {2, 4, 0},   {1, 1, 1},
+                                          {2, 3, 9}, {3, 4, 8},  {2, 31, 17}, {2, 32, 1},
+                                          {1, 33, 7}, {5, 255, 3}, {2, 256, 16}, {1, 257, 100},
+                                          {3, 3072, 11}};
+  for (const NoiseShape& s : shapes) {
+    CAPTURE(s.elements);
+    Random random(30);
+    // Both arrays start one float into their storage in the second round: then 16-byte access is not allowed.
+    for (const size_t offset : {size_t{0}, size_t{1}}) {
+      std::vector<float> images(static_cast<size_t>(s.batch * s.elements) + offset);
+      for (float& x : images) x = static_cast<float>(random.between(-1.0, 1.0));
+      std::vector<int64_t> ids;
+      for (int64_t b = 0; b < s.batch; ++b) ids.push_back(static_cast<int64_t>(random.next()));
+      const size_t size = static_cast<size_t>(s.batch * s.draws * s.elements);
+      std::vector<float> expected(size + offset + 8, 9.0f);
+      add_noise_cpu(images.data() + offset, ids.data(), 0.7f, 1234567890123u, s.batch, s.elements,
+                    0xFFFFFFFEu, s.draws, expected.data() + offset, 1, SimdPath::kScalar);
+      for (const Shape& shape : kShapes) {
+        std::vector<float> out(size + offset + 8, 9.0f);
+        run_in(shape, [&] {
+          return launch_add_noise(images.data() + offset, ids.data(), 0.7f, 1234567890123u, s.batch,
+                                  s.elements, 0xFFFFFFFEu, s.draws, out.data() + offset, nullptr);
+        });
+        CHECK(same_bits(out, expected));
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("count_votes_kernel gives the counts of count_votes_cpu", Real, float, double) {
+  Random random(31);
+  for (const RowShape& shape : kRowShapes) {
+    CAPTURE(shape.batch);
+    CAPTURE(shape.draws);
+    CAPTURE(shape.classes);
+    check_votes<Real>(shape, random);
+  }
+}
+
+TEST_CASE_TEMPLATE("score_histogram_kernel gives the histogram of score_histogram_cpu", Real, float,
+                   double) {
+  Random random(32);
+  for (const RowShape& shape : kRowShapes) {
+    CAPTURE(shape.batch);
+    CAPTURE(shape.draws);
+    CAPTURE(shape.classes);
+    for (const int64_t bins : {50, 1000}) check_scores<Real>(shape, bins, random);
+  }
+}
+
+// 40 and 60 bins are more words than shared memory holds; 2500 groups are more than one tile.
+TEST_CASE("count_groups_kernel and certify_kernel give the words of certify_cpu") {
+  for (const int64_t samples : {0, 1, 31, 32, 33, 255, 256, 257, 5001}) {
+    for (const int64_t groups : {1, 7, 2500}) {
+      for (const int bins : {1, 2, 15, 24, 25, 60}) {
+        if (groups == 2500 && samples != 257 && samples != 5001) continue;
+        CAPTURE(samples);
+        CAPTURE(groups);
+        CAPTURE(bins);
+        const CertifyCase c = random_certify_case(samples, groups, 4, bins, bins % 2 == 0);
+        CertifyOutput expected(c);
+        certify_cpu(c.group.data(), c.correct.data(), c.samples(), c.confidence.data(),
+                    c.probit_lower.data(), c.probit_upper.data(), c.groups(), c.shifts.data(),
+                    c.radii(), c.bins(), expected.tables.data(), expected.clean.data(),
+                    expected.brier.data(), 1);
+        for (const Shape& shape : kShapes) {
+          CertifyOutput out(c);
+          std::vector<int64_t> workspace(static_cast<size_t>(2 * groups), 0);
+          run_in(shape, [&] {
+            return launch_certify(c.group.data(), c.correct.data(), c.samples(),
+                                  c.confidence.data(), c.probit_lower.data(),
+                                  c.probit_upper.data(), c.groups(), c.shifts.data(), c.radii(),
+                                  c.bins(), workspace.data(), out.tables.data(), out.clean.data(),
+                                  out.brier.data(), nullptr);
+          });
+          CHECK(out == expected);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("empty input launches nothing") {
+  const int before = cuda_on_host::launches;
+  const Bins bins{nullptr, 15, false, true};
+  CHECK(launch_add_noise(nullptr, nullptr, 1.0f, 0, 0, 3, 0, 3, nullptr, nullptr) == cudaSuccess);
+  CHECK(launch_count_votes<float>(nullptr, 3, 0, 3, 0.0, nullptr, nullptr, nullptr, nullptr) ==
+        cudaSuccess);
+  CHECK(launch_score_histogram<double>(nullptr, nullptr, 0, 3, 3, 10, nullptr, nullptr, nullptr,
+                                       nullptr) == cudaSuccess);
+  CHECK(launch_certify(nullptr, nullptr, 0, nullptr, nullptr, nullptr, 3, nullptr, 2, bins, nullptr,
+                       nullptr, nullptr, nullptr, nullptr) == cudaSuccess);
+  CHECK(launch_certify(nullptr, nullptr, 5, nullptr, nullptr, nullptr, 3, nullptr, 0, bins, nullptr,
+                       nullptr, nullptr, nullptr, nullptr) == cudaSuccess);
+  CHECK(cuda_on_host::launches == before);
+}
+
+TEST_CASE("a sum in shared memory carries from its lower to its upper word") {
+  Random random(33);
+  SharedSum sum;
+  sum.clear();
+  int64_t expected = 0;
+  for (int k = 0; k < 100000; ++k) {
+    const int64_t value = random.below(int64_t{1} << (1 + random.below(45)));
+    sum.add(value);
+    expected += value;
+    CERTCAL_REQUIRE(sum.value() == expected);
+  }
+}
