@@ -124,7 +124,7 @@ def duration(seconds: float) -> str:
     """A span of time in words.
 
     Example:
-        >>> duration(4.2), duration(95), duration(7300)
+        >>> duration(4.2), duration(95), duration(7320)
         ('4 s', '1 min 35 s', '2 h 2 min')
     """
     whole = round(seconds)

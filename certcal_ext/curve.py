@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from certcal_ext import _threads
 from certcal_ext._load import core
-from certcal_ext.ece_table import FRACTION_BITS, LOW_BITS
 from certcal_ext.intervals import Interval, probit
 from certcal_ext.metrics import brier as plain_brier_score
-from certcal_ext.metrics import certified_brier, certified_ece, ece, mean_rounded_up
+from certcal_ext.metrics import certified_brier, certified_ece, ece
 
 #: Radii whose tables are in memory at the same time take at most about this many bytes.
 _TABLE_BYTES = 64 * 2**20
@@ -175,12 +174,8 @@ def smoothing_curve(
     Returns:
         ``Curve``.
     """
-    bins, count = edges.size - 1, radii.size
-    columns = np.full(
-        (6, count), np.nan
-    )  # accuracy, ece, certified ece, brier, certified brier, right
-    certified = np.zeros(count, np.int64)
-    signs = np.empty(bins, np.int8)
+    bins, count, threads = edges.size - 1, radii.size, _threads.num_threads()
+    summary = np.zeros((count, 6))
     step = max(1, _TABLE_BYTES // (2 * bins * bins * 5 * 8))
     for begin in range(0, count, step):
         part = np.ascontiguousarray(shifts[begin : begin + step])
@@ -199,21 +194,15 @@ def smoothing_curve(
             tables,
             clean,
             brier,
-            threads=_threads.num_threads(),
+            threads=threads,
         )
-        rows, right = clean[:, :, 0].sum(axis=1), clean[:, :, 1].sum(axis=1)
-        certified[begin : begin + step] = rows
-        columns[5, begin : begin + step] = right
-        for at in np.flatnonzero(rows):
-            size = int(rows[at])
-            columns[:5, begin + at] = (
-                right[at] / size,
-                _clean_ece(clean[at], size),
-                core.ece_solve(tables[at], edges, signs),
-                mean_rounded_up(brier[at, 2], brier[at, 3], size),
-                mean_rounded_up(brier[at, 0], brier[at, 1], size),
-            )
-    return _curve(radii, certified, correct.size, columns[5], *columns[:5])
+        core.summarize(tables, clean, brier, edges, summary[begin : begin + step], threads=threads)
+    certified, right = summary[:, 0], summary[:, 1]
+    metrics = np.where(certified[:, None] > 0, summary[:, 2:], np.nan)
+    accuracy = np.divide(right, certified, out=np.full(count, np.nan), where=certified > 0)
+    return _curve(
+        radii, certified.astype(np.int64), correct.size, right, accuracy, *metrics.T.copy()
+    )
 
 
 def interval_curve(
@@ -252,15 +241,6 @@ def interval_curve(
     return _curve(
         radii, certified, correct.size, right, *(np.full(radii.size, value) for value in values)
     )
-
-
-def _clean_ece(clean: NDArray[np.int64], rows: int) -> float:
-    # Python integers: a sum of confidences may need more than 64 bits.
-    gaps = (
-        abs((int(right) << FRACTION_BITS) - (int(high) << LOW_BITS) - int(low))
-        for _, right, high, low in clean
-    )
-    return sum(gaps) / (rows << FRACTION_BITS)
 
 
 def _curve(

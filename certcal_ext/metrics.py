@@ -26,7 +26,6 @@ __all__ = [
     "certified_brier",
     "certified_ece",
     "ece",
-    "mean_rounded_up",
 ]
 
 

@@ -30,10 +30,8 @@ def of_counts(
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
     draws = int(votes[0].sum())
-    if selection is None:
-        predicted = votes.argmax(axis=1)
-    else:
-        predicted = _classes("selection", selection, rows, classes)
+    chosen = votes.argmax(axis=1) if selection is None else selection
+    predicted = _classes("selection", chosen, rows, classes)
     known = None if labels is None else _classes("labels", labels, rows, classes)
     won = votes[np.arange(rows), predicted]
     lower, upper = clopper_pearson(won, draws, risk)

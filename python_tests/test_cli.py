@@ -136,7 +136,7 @@ def test_bound_with_edges_and_closed_side(counts: Path) -> None:
 
 def test_bound_prints_a_table(counts: Path) -> None:
     words = run("bound", counts).stdout
-    for column in ("Radius", "Certified", "ECE", "Brier", "Constant", "skill"):
+    for column in ("Radius", "fied", "ECE %", "Brier", "Const.", "skill"):
         assert column in words
 
 

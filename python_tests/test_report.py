@@ -128,7 +128,7 @@ def test_data_is_escaped() -> None:
     made = votes().with_provenance(source=evil, notes=(evil,), model_hash=evil)
     parsed = Page(render_report(made, title=evil, command=evil))
     assert "script" not in parsed.tags
-    # The title twice, the source, the note, the hash and the command; the template is not run on them.
+    # The title twice, source, note, hash and command; the template is not run on them.
     assert parsed.words.count(evil) == 6
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 _TRACEBACK = "CERTCAL_TRACEBACK"
+_WIDTH = 80
 _STYLES = {"plain": "", "clean": "blue", "worst": "bold yellow", "constant": "green"}
 
 
@@ -196,10 +197,12 @@ def _plain(value: Any) -> Any:
 
 
 def console() -> Console:
-    """Where tables go: stdout, wide enough for them where it is no terminal."""
+    """Where tables go: stdout, wide enough that no number is cut."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 118, highlight=False)
+    plain = Console(highlight=False)
+    wide = max(plain.width, _WIDTH) if sys.stdout.isatty() else 100
+    return Console(highlight=False, width=wide)
 
 
 def curve_table(curve: Curve, title: str) -> Table:
@@ -211,14 +214,19 @@ def curve_table(curve: Curve, title: str) -> Table:
     from certcal_ext.report import table
 
     drawn = Table(
-        title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+        title=Text(title),
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
     )
     for column in table.COLUMNS:
         drawn.add_column(
-            column.name, justify="right", style=_STYLES[column.role], vertical="bottom"
+            column.short, justify="right", style=_STYLES[column.role], vertical="bottom"
         )
-    for cells in table.rows(curve):
-        drawn.add_row(*map(Text, cells))
+    for cells in table.rows(curve, units=False):
+        drawn.add_row(*(Text(cell, no_wrap=True) for cell in cells))
     return drawn
 
 
@@ -230,7 +238,7 @@ def print_curve(curve: Curve, title: str, footnote: str) -> None:
 
 
 def meaning(certificates: Certificates) -> str:
-    """What the table claims, in two lines."""
+    """What the table claims, in a few lines."""
     alpha = certificates.provenance.alpha
     sure = (
         "Bounds hold where the given intervals hold."
@@ -239,8 +247,7 @@ def meaning(certificates: Certificates) -> str:
         f"{alpha * len(certificates):.3g} of {len(certificates):,} fail."
     )
     return (
-        "ECE and Brier are over the samples certified at the radius; certified columns are "
-        "rounded up. "
-        f"{sure}\nConstant Brier is what a constant confidence would score; skill above 0 means "
-        f"the bound is better."
+        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; "
+        f"certified columns are rounded up. {sure} Const. Brier is what a constant confidence would "
+        "score; the bound is better where the skill is above 0."
     )

@@ -97,7 +97,7 @@ def run_demo(
     except ImportError as error:
         raise ImportError('the demo needs torch: pip install "certcal_ext[all]"') from error
     from certcal_ext._progress import reporting
-    from certcal_ext.demo.model import train
+    from certcal_ext.demo.model import one_thread, train
     from certcal_ext.smoothing import SmoothedClassifier
 
     settings = settings or DemoSettings()
@@ -127,17 +127,17 @@ def run_demo(
     x, y = torch.from_numpy(images[held_out]), torch.from_numpy(labels[held_out])
     with torch.inference_mode():
         clean_accuracy = float((network(x).argmax(1) == y).double().mean())
-    certificates = SmoothedClassifier(
-        network, num_classes=10, sigma=settings.sigma, seed=settings.seed
-    ).certify(
-        x,
-        y,
-        n0=settings.n0,
-        n=settings.n,
-        alpha=settings.alpha,
-        sample_ids=torch.from_numpy(held_out),
-        progress=progress,
-    )
+    smooth = SmoothedClassifier(network, num_classes=10, sigma=settings.sigma, seed=settings.seed)
+    with one_thread():
+        certificates = smooth.certify(
+            x,
+            y,
+            n0=settings.n0,
+            n=settings.n,
+            alpha=settings.alpha,
+            sample_ids=torch.from_numpy(held_out),
+            progress=progress,
+        )
     return DemoResult(
         certificates=certificates,
         settings=settings,

@@ -18,30 +18,37 @@ class Column:
 
     Attributes:
         name: its heading.
+        short: its heading where there is little room, with the unit.
         role: "plain", "clean" (an estimate without attack), "worst" (a bound) or "constant".
     """
 
     name: str
+    short: str
     role: str = "plain"
 
 
 COLUMNS = (
-    Column("Radius"),
-    Column("Certified"),
-    Column("Certified accuracy"),
-    Column("Accuracy where certified"),
-    Column("ECE", "clean"),
-    Column("Certified ECE", "worst"),
-    Column("Brier", "clean"),
-    Column("Certified Brier", "worst"),
-    Column("Constant Brier", "constant"),
-    Column("Certified skill"),
+    Column("Radius", "Radius"),
+    Column("Certified", "Certi-\nfied"),
+    Column("Certified accuracy", "Cert.\nacc. %"),
+    Column("Accuracy where certified", "Acc.\n%"),
+    Column("ECE", "ECE\n%", "clean"),
+    Column("Certified ECE", "Cert.\nECE %", "worst"),
+    Column("Brier", "Brier", "clean"),
+    Column("Certified Brier", "Cert.\nBrier", "worst"),
+    Column("Constant Brier", "Const.\nBrier", "constant"),
+    Column("Certified skill", "Cert.\nskill"),
 )
 
 
-def rows(curve: Curve) -> list[list[str]]:
-    """The cells, one list a radius in the order of ``COLUMNS``; an en dash where not defined."""
-    return [
+def rows(curve: Curve, *, units: bool = True) -> list[list[str]]:
+    """The cells, one list a radius in the order of ``COLUMNS``; an en dash where not defined.
+
+    Args:
+        curve: the metrics.
+        units: whether cells say "%", or leave it to the heading.
+    """
+    cells = [
         [
             words.number(curve.radius[k]),
             words.count(curve.certified[k]),
@@ -56,3 +63,4 @@ def rows(curve: Curve) -> list[list[str]]:
         ]
         for k in range(len(curve.radius))
     ]
+    return cells if units else [[cell.removesuffix(words.PERCENT) for cell in row] for row in cells]

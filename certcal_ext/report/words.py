@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from certcal_ext.report.facts import Facts
 
+PERCENT = "\N{NO-BREAK SPACE}%"
 _NOTHING = "\N{EN DASH}"
 
 
@@ -62,7 +63,7 @@ def percent(value: float, digits: int = 2, rounding: str = ROUND_HALF_EVEN) -> s
     rounded = (
         Decimal(float(value)).scaleb(2).quantize(Decimal(1).scaleb(-digits), rounding=rounding)
     )
-    return f"{_signed(f'{rounded:f}')}\N{NO-BREAK SPACE}%"
+    return _signed(f"{rounded:f}") + PERCENT
 
 
 def _signed(text: str) -> str:
@@ -158,7 +159,7 @@ def _sureness(facts: Facts) -> str:
         f"How sure is it? The bounds hold where the {count(facts.total)} confidence intervals "
         f"behind them hold. "
         f"Each one holds with a probability of at least "
-        f"{number(100 * (1 - alpha), 6)}\N{NO-BREAK SPACE}% "
+        f"{number(100 * (1 - alpha), 6)}{PERCENT} "
         f"over the noise draws (1 - alpha, alpha = {alpha:g}), so on average at most "
         f"{number(failing, 2)} of the {count(facts.total)} fail. That all of them hold at once "
         f"is not claimed here."

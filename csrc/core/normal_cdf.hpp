@@ -16,7 +16,7 @@
 
 namespace certcal {
 
-inline constexpr int kCdfTerms = 10;
+inline constexpr int kCdfTerms = 10;  // normal_cdf spells them out
 inline constexpr int kCdfStepsPerUnit = 16;
 inline constexpr double kCdfLimit = 8.5;
 inline constexpr int kCdfRows = 2 * 136 + 1;
@@ -29,9 +29,13 @@ CERTCAL_HD double normal_cdf(double x, const double* table) {
   const double nearest = floor(scaled + 0.5);
   const double offset = (scaled - nearest) * (1.0 / kCdfStepsPerUnit);  // both steps are exact
   const double* row = table + (static_cast<int>(nearest) + (kCdfRows - 1) / 2) * kCdfTerms;
-  double p = row[kCdfTerms - 1];
-  for (int k = kCdfTerms - 2; k >= 0; --k) p = fma(p, offset, row[k]);
-  return p;
+  // Estrin's scheme: a third of the latency of Horner's, and most of the time is latency.
+  const double square = offset * offset;
+  const double low = fma(fma(row[3], offset, row[2]), square, fma(row[1], offset, row[0]));
+  const double high = fma(fma(row[7], offset, row[6]), square, fma(row[5], offset, row[4]));
+  const double top = fma(row[9], offset, row[8]);
+  const double fourth = square * square;
+  return fma(fma(top, fourth, high), fourth, low);
 }
 
 CERTCAL_HD double normal_cdf_below(double x, const double* table) {

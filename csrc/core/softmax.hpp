@@ -2,8 +2,9 @@
 // The softmax score of one class, with the same bits for every order of summation and on every device.
 //
 // exp is a polynomial of IEEE-fixed operations; each term exp(x_k - max) <= 1 becomes an integer multiple of 2^-32, and
-// integers add in any order. A score therefore is a pure function of the logits, to within 2^-22 of the real softmax; it
-// is the base classifier that the certificate speaks of.
+// integers add in any order. A score therefore is a pure function of the logits, to within 2^-20 of the real softmax plus
+// 2^-33 for each class (a term below half a unit counts as nothing); it is the base classifier that the certificate
+// speaks of.
 #pragma once
 
 #include <cmath>

@@ -13,7 +13,8 @@ namespace certcal {
 namespace {
 
 constexpr int64_t kGrainRows = 1 << 14;
-constexpr int kChunkRows = 1024;  // what one pass prepares for the next fits in the first-level cache
+// What one pass prepares for the next fits in the first-level cache.
+constexpr int kChunkRows = 1024;
 
 struct Rows {
   const uint8_t* correct;
@@ -26,17 +27,18 @@ struct Rows {
 // A chunk of rows in the form that the sums take: computed a vector at a time, added one by one.
 struct Prepared {
   int32_t cell[kChunkRows];
-  int64_t lower[kChunkRows];
-  int64_t upper[kChunkRows];
+  uint64_t lower[kChunkRows];
+  uint64_t upper[kChunkRows];
 };
 
 // The two words of a sum side by side, the upper one from bit 32 on. Both must be summed by themselves: the words of a
 // table are then the same for every split of its rows, which the words of a partial sum are not.
 constexpr int kPackedBits = 32;
-constexpr int64_t kPackedMask = (int64_t{1} << kPackedBits) - 1;
+constexpr uint64_t kPackedMask = (uint64_t{1} << kPackedBits) - 1;
 
-CERTCAL_HD int64_t pack_words(int64_t q) {
-  return (q >> kLowBits << kPackedBits) | (q & kLowMask);
+CERTCAL_HD uint64_t pack_words(int64_t q) {
+  const auto bits = static_cast<uint64_t>(q);
+  return (bits >> kLowBits << kPackedBits) | (bits & static_cast<uint64_t>(kLowMask));
 }
 
 CERTCAL_HD bool is_valid(double lower, double upper) {
@@ -51,18 +53,38 @@ CERTCAL_CLONES bool all_valid(const Rows& rows, int count) {
   return bad == 0;
 }
 
+int32_t cell_of(const Rows& rows, int n, const Bins& bins) {
+  return (static_cast<int32_t>(rows.correct[n] != 0) * bins.count + bin_of(rows.lower[n], bins)) *
+             bins.count +
+         bin_of(rows.upper[n], bins);
+}
+
+// Marks a row whose cell has to be found by comparing with the edges themselves.
+constexpr int32_t kNearEdge = -1;
+
+// For bins of equal width: trunc(x * count) is the bin, except within kEdgeMargin of an edge, which no edge is further
+// than from m / count (edges_are_uniform) and where x * count may be rounded.
+constexpr double kEdgeMargin = 1e-8;
+
 CERTCAL_CLONES void prepare_table_rows(const Rows& rows, int count, const Bins& bins,
                                        Prepared& out) {
-  const Bins local = bins;
   for (int n = 0; n < count; ++n) {
     out.lower[n] = pack_words(fixed_floor(rows.lower[n]));
     out.upper[n] = pack_words(fixed_ceil(rows.upper[n]));
   }
+  const int m = bins.count;
+  const bool guess = bins.uniform;
   for (int n = 0; n < count; ++n) {
-    out.cell[n] = (static_cast<int32_t>(rows.correct[n] != 0) * local.count +
-                   bin_of(rows.lower[n], local)) *
-                      local.count +
-                  bin_of(rows.upper[n], local);
+    const double lower = rows.lower[n] * m;
+    const double upper = rows.upper[n] * m;
+    const int a = static_cast<int>(lower);
+    const int b = static_cast<int>(upper);
+    const double above_a = lower - a;
+    const double above_b = upper - b;
+    const bool clear = guess & (above_a > kEdgeMargin) & (above_a < 1.0 - kEdgeMargin) &
+                       (above_b > kEdgeMargin) & (above_b < 1.0 - kEdgeMargin);
+    const int32_t cell = (static_cast<int32_t>(rows.correct[n] != 0) * m + a) * m + b;
+    out.cell[n] = clear ? cell : kNearEdge;
   }
 }
 
@@ -76,14 +98,14 @@ CERTCAL_CLONES SplitSum sum_of_worst_squares(const Rows& rows, int count) {
   return {high, low};
 }
 
-// The sums of one thread: packed words of up to 2^26 stay apart for 2^5 rows, and go to the words of the table when a
-// cell has as many.
+// The sums of one thread: packed words of up to 2^26 each stay apart, and below 2^64, for 2^5 rows, and go to the words
+// of the table when a cell has as many.
 class LocalTable {
  public:
   explicit LocalTable(int bins)
       : cells_(static_cast<size_t>(2 * bins * bins)), words_(cells_.size() * kCellWords, 0) {}
 
-  void add(int32_t index, int64_t lower, int64_t upper) {
+  void add(int32_t index, uint64_t lower, uint64_t upper) {
     Cell& cell = cells_[static_cast<size_t>(index)];
     cell.count += 1;
     cell.lower += lower;
@@ -99,17 +121,18 @@ class LocalTable {
  private:
   static constexpr int64_t kMostRows = int64_t{1} << 5;
   struct alignas(32) Cell {
-    int64_t count = 0, lower = 0, upper = 0;
+    int64_t count = 0;
+    uint64_t lower = 0, upper = 0;
   };
 
   void flush(size_t index) {
     Cell& cell = cells_[index];
     int64_t* words = words_.data() + index * kCellWords;
     words[kCount] += cell.count;
-    words[kLowerHigh] += cell.lower >> kPackedBits;
-    words[kLowerLow] += cell.lower & kPackedMask;
-    words[kUpperHigh] += cell.upper >> kPackedBits;
-    words[kUpperLow] += cell.upper & kPackedMask;
+    words[kLowerHigh] += static_cast<int64_t>(cell.lower >> kPackedBits);
+    words[kLowerLow] += static_cast<int64_t>(cell.lower & kPackedMask);
+    words[kUpperHigh] += static_cast<int64_t>(cell.upper >> kPackedBits);
+    words[kUpperLow] += static_cast<int64_t>(cell.upper & kPackedMask);
     cell = Cell();
   }
 
@@ -166,11 +189,13 @@ int64_t ece_update_cpu(const uint8_t* correct, const double* lower, const double
   parallel_for(rows, kGrainRows, threads, [&](int64_t begin, int64_t end) {
     LocalTable local(bins.count);
     Prepared prepared;
-    const int64_t invalid = for_valid_chunks(
-        {correct, lower, upper}, begin, end, [&](const Rows& part, int count) {
+    const int64_t invalid =
+        for_valid_chunks({correct, lower, upper}, begin, end, [&](const Rows& part, int count) {
           prepare_table_rows(part, count, bins, prepared);
           for (int n = 0; n < count; ++n) {
-            local.add(prepared.cell[n], prepared.lower[n], prepared.upper[n]);
+            const int32_t cell =
+                prepared.cell[n] == kNearEdge ? cell_of(part, n, bins) : prepared.cell[n];
+            local.add(cell, prepared.lower[n], prepared.upper[n]);
           }
         });
     gathered.add(invalid, local.finish());
@@ -183,13 +208,12 @@ int64_t brier_update_cpu(const uint8_t* correct, const double* lower, const doub
   Gathered gathered(2);
   parallel_for(rows, kGrainRows, threads, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> words(2, 0);
-    const int64_t invalid = for_valid_chunks({correct, lower, upper}, begin, end,
-                                             [&](const Rows& part, int count) {
-                                               const SplitSum sum =
-                                                   sum_of_worst_squares(part, count);
-                                               words[0] += sum.high;
-                                               words[1] += sum.low;
-                                             });
+    const int64_t invalid =
+        for_valid_chunks({correct, lower, upper}, begin, end, [&](const Rows& part, int count) {
+          const SplitSum sum = sum_of_worst_squares(part, count);
+          words[0] += sum.high;
+          words[1] += sum.low;
+        });
     gathered.add(invalid, words);
   });
   return gathered.finish(sums);

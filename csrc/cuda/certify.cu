@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "certify.hpp"
-
 #include "../core/certify.hpp"
+#include "certify.hpp"
 #include "launch.hpp"
 
 namespace certcal {
@@ -27,8 +26,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     const unsigned participants = __ballot_sync(kFullWarp, active);
     if (!active) continue;
     const int64_t word = 2 * group[n] + (correct[n] != 0 ? 1 : 0);
-    const unsigned peers =
-        __match_any_sync(participants, static_cast<unsigned long long>(word));
+    const unsigned peers = __match_any_sync(participants, static_cast<unsigned long long>(word));
     const bool leads = __ffs(static_cast<int>(peers)) - 1 == lane;
     if (leads) atomic_add(counts + word, __popc(peers));
   }
@@ -97,7 +95,8 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
   for (int64_t tile = blockIdx.x; tile < radii * tiles_per_radius; tile += gridDim.x) {
     const int64_t r = tile / tiles_per_radius;
     const int64_t first = (tile - r * tiles_per_radius) * kGroupsPerTile;
-    const int64_t last = first + kGroupsPerTile < groups.size ? first + kGroupsPerTile : groups.size;
+    const int64_t last =
+        first + kGroupsPerTile < groups.size ? first + kGroupsPerTile : groups.size;
     const double shift = shifts[r];
     SharedSum* const shared = gathered ? shared_words : nullptr;
     const RadiusWords out = {
@@ -116,8 +115,8 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
       certify_group(groups, g, shift, bins, out, certified_square, clean_square);
     }
     const int64_t sums[kBrierWords] = {warp_sum(certified_square.high),
-                                       warp_sum(certified_square.low),
-                                       warp_sum(clean_square.high), warp_sum(clean_square.low)};
+                                       warp_sum(certified_square.low), warp_sum(clean_square.high),
+                                       warp_sum(clean_square.low)};
     if (lane == 0) {
       for (int w = 0; w < kBrierWords; ++w) out.brier.add(w, sums[w]);
     }

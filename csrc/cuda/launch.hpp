@@ -12,11 +12,13 @@
 namespace certcal {
 
 inline constexpr int kBlockThreads = 256;
-inline constexpr int kBlocksPerProcessor = 3;  // leaves a thread 80 registers: enough for all kernels here
+inline constexpr int kBlocksPerProcessor =
+    3;  // leaves a thread 80 registers: enough for all kernels here
 inline constexpr int kWarpThreads = 32;
 inline constexpr unsigned kFullWarp = 0xFFFFFFFFu;
-inline constexpr int64_t kMaxBlocks = 4096;          // 2^20 threads: more than a device holds at once
-inline constexpr size_t kMaxSharedBytes = 48 * 1024;  // what a block may have without asking the driver
+inline constexpr int64_t kMaxBlocks = 4096;  // 2^20 threads: more than a device holds at once
+inline constexpr size_t kMaxSharedBytes =
+    48 * 1024;  // what a block may have without asking the driver
 
 __host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-#include "noise.hpp"
-
 #include "../core/normal.hpp"
 #include "launch.hpp"
+#include "noise.hpp"
 
 namespace certcal {
 namespace {
@@ -50,9 +49,8 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     const uint64_t sample_id = static_cast<uint64_t>(sample_ids[b]);
     float* target = out + (b * draws + first) * elements + begin;
     for (int64_t d = first; d < last; ++d, target += elements) {
-      const NormalBlock<float> z =
-          normal_block<float>(static_cast<uint32_t>(block), first_draw + static_cast<uint32_t>(d),
-                              sample_id, seed);
+      const NormalBlock<float> z = normal_block<float>(
+          static_cast<uint32_t>(block), first_draw + static_cast<uint32_t>(d), sample_id, seed);
       const FourFloats noisy = {{perturb(image.x[0], sigma, z.z0), perturb(image.x[1], sigma, z.z1),
                                  perturb(image.x[2], sigma, z.z2),
                                  perturb(image.x[3], sigma, z.z3)}};

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
-#include "votes.hpp"
-
 #include "../core/fixed_point.hpp"
 #include "../core/softmax.hpp"
 #include "../core/votes.hpp"
 #include "launch.hpp"
+#include "votes.hpp"
 
 namespace certcal {
 namespace {
@@ -192,8 +191,8 @@ int64_t tiles_for(int lanes, int64_t rows) {
 
 template <class Real>
 cudaError_t launch_count_votes(const Real* logits, int64_t batch, int64_t draws, int64_t classes,
-                               double margin, int64_t* counts, uint8_t* near_ties,
-                               int64_t* faults, cudaStream_t stream) {
+                               double margin, int64_t* counts, uint8_t* near_ties, int64_t* faults,
+                               cudaStream_t stream) {
   if (batch <= 0 || draws <= 0 || classes <= 0) return cudaSuccess;
   const int64_t rows = batch * draws;
   const int lanes = lanes_for(classes);
@@ -223,9 +222,8 @@ template cudaError_t launch_count_votes(const float*, int64_t, int64_t, int64_t,
                                         uint8_t*, int64_t*, cudaStream_t);
 template cudaError_t launch_count_votes(const double*, int64_t, int64_t, int64_t, double, int64_t*,
                                         uint8_t*, int64_t*, cudaStream_t);
-template cudaError_t launch_score_histogram(const float*, const int64_t*, int64_t, int64_t,
-                                            int64_t, int64_t, int64_t*, int64_t*, int64_t*,
-                                            cudaStream_t);
+template cudaError_t launch_score_histogram(const float*, const int64_t*, int64_t, int64_t, int64_t,
+                                            int64_t, int64_t*, int64_t*, int64_t*, cudaStream_t);
 template cudaError_t launch_score_histogram(const double*, const int64_t*, int64_t, int64_t,
                                             int64_t, int64_t, int64_t*, int64_t*, int64_t*,
                                             cudaStream_t);

@@ -37,7 +37,7 @@ class Random {
   uint64_t state_;
 };
 
-inline const std::vector<int64_t> kEdgeSizes = {0,  1,  3,   4,   5,   31,  32,   33,  63,
+inline const std::vector<int64_t> kEdgeSizes = {0,  1,  3,   4,   5,   31,   32,   33,  63,
                                                 64, 65, 255, 256, 257, 4095, 4096, 4097};
 
 template <class T>

@@ -52,7 +52,8 @@ std::vector<double> uneven_edges(int bins, Random& random) {
   std::vector<double> edges = {0.0, 1.0};
   while (static_cast<int>(edges.size()) <= bins) {
     // A third of the edges lie one double beside another one.
-    const double other = edges[static_cast<size_t>(random.below(static_cast<int64_t>(edges.size())))];
+    const double other =
+        edges[static_cast<size_t>(random.below(static_cast<int64_t>(edges.size())))];
     const double edge = random.below(3) == 0 ? std::nextafter(other, 1.0) : random.unit();
     if (std::find(edges.begin(), edges.end(), edge) == edges.end()) edges.push_back(edge);
   }
@@ -62,7 +63,8 @@ std::vector<double> uneven_edges(int bins, Random& random) {
 
 }  // namespace
 
-TEST_CASE("equal bins: the guess and the search both agree with a scan of the edges, to the last bit") {
+TEST_CASE(
+    "equal bins: the guess and the search both agree with a scan of the edges, to the last bit") {
   std::vector<int> counts;
   for (int m = 1; m <= 130; ++m) counts.push_back(m);
   for (const int m : {255, 256, 257, 499, 500, 640, 777, 999, 1000}) counts.push_back(m);

@@ -13,8 +13,8 @@
 using namespace certcal;
 using certcal_tests::CertifyCase;
 using certcal_tests::CertifyOutput;
-using certcal_tests::random_certify_case;
 using certcal_tests::Random;
+using certcal_tests::random_certify_case;
 
 namespace {
 

@@ -67,10 +67,11 @@ struct RowShape {
   int64_t batch, draws, classes;
 };
 // Each width of thread group; tiles within one sample, over many samples, and with more words than shared memory holds.
-const std::vector<RowShape> kRowShapes = {
-    {0, 5, 3},   {5, 0, 3},  {1, 1, 1},    {1, 1, 2},     {31, 1, 2},   {32, 1, 3},   {1, 33, 8},
-    {255, 3, 8}, {9, 1000, 4}, {256, 1, 9}, {257, 2, 10},  {3, 701, 10}, {1, 513, 64}, {2, 31, 65},
-    {7, 33, 257}, {300, 1, 33}, {2, 131, 100}, {1, 9, 4097}, {3, 1, 10001}};
+const std::vector<RowShape> kRowShapes = {{0, 5, 3},     {5, 0, 3},    {1, 1, 1},    {1, 1, 2},
+                                          {31, 1, 2},    {32, 1, 3},   {1, 33, 8},   {255, 3, 8},
+                                          {9, 1000, 4},  {256, 1, 9},  {257, 2, 10}, {3, 701, 10},
+                                          {1, 513, 64},  {2, 31, 65},  {7, 33, 257}, {300, 1, 33},
+                                          {2, 131, 100}, {1, 9, 4097}, {3, 1, 10001}};
 
 template <class Real>
 void check_votes(const RowShape& s, Random& random) {
@@ -104,7 +105,8 @@ void check_scores(const RowShape& s, int64_t bins, Random& random) {
   const auto logits = random_logits<Real>(random, s.batch * s.draws, s.classes);
   std::vector<int64_t> chosen;
   for (int64_t b = 0; b < s.batch; ++b) chosen.push_back(random.below(s.classes));
-  for (const int64_t* classes : {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(chosen.data())}) {
+  for (const int64_t* classes :
+       {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(chosen.data())}) {
     std::vector<int64_t> histogram(static_cast<size_t>(s.batch * bins), 3), faults = {1, 2};
     std::vector<int64_t> sums(static_cast<size_t>(s.batch * 2), 5);
     auto expected_histogram = histogram;
@@ -134,10 +136,9 @@ TEST_CASE("add_noise_kernel gives the bits of add_noise_cpu") {
   struct NoiseShape {
     int64_t batch, elements, draws;
   };
-  const std::vector<NoiseShape> shapes = {{0, 4, 3}, {2, 0, 3},  {2, 4, 0},   {1, 1, 1},
-                                          {2, 3, 9}, {3, 4, 8},  {2, 31, 17}, {2, 32, 1},
-                                          {1, 33, 7}, {5, 255, 3}, {2, 256, 16}, {1, 257, 100},
-                                          {3, 3072, 11}};
+  const std::vector<NoiseShape> shapes = {
+      {0, 4, 3},  {2, 0, 3},  {2, 4, 0},   {1, 1, 1},    {2, 3, 9},     {3, 4, 8},    {2, 31, 17},
+      {2, 32, 1}, {1, 33, 7}, {5, 255, 3}, {2, 256, 16}, {1, 257, 100}, {3, 3072, 11}};
   for (const NoiseShape& s : shapes) {
     CAPTURE(s.elements);
     Random random(30);
@@ -204,9 +205,9 @@ TEST_CASE("count_groups_kernel and certify_kernel give the words of certify_cpu"
           std::vector<int64_t> workspace(static_cast<size_t>(2 * groups), 0);
           run_in(shape, [&] {
             return launch_certify(c.group.data(), c.correct.data(), c.samples(),
-                                  c.confidence.data(), c.probit_lower.data(),
-                                  c.probit_upper.data(), c.groups(), c.shifts.data(), c.radii(),
-                                  c.bins(), workspace.data(), out.tables.data(), out.clean.data(),
+                                  c.confidence.data(), c.probit_lower.data(), c.probit_upper.data(),
+                                  c.groups(), c.shifts.data(), c.radii(), c.bins(),
+                                  workspace.data(), out.tables.data(), out.clean.data(),
                                   out.brier.data(), nullptr);
           });
           CHECK(out == expected);

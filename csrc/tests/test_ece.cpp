@@ -80,7 +80,8 @@ bool reaches(const Samples& samples, size_t n, int m) {
   const double right = samples.edges[static_cast<size_t>(m) + 1];
   const double l = samples.lower[n];
   const double u = samples.upper[n];
-  if (samples.closed_left) return u >= left && (l < right || (m == samples.bin_count() - 1 && l <= right));
+  if (samples.closed_left)
+    return u >= left && (l < right || (m == samples.bin_count() - 1 && l <= right));
   return l <= right && (u > left || (m == 0 && u >= left));
 }
 
@@ -162,7 +163,9 @@ void check_value(double value, long double exact, long double slack) {
 
 }  // namespace
 
-TEST_CASE("the recursion is the maximum over all sign vectors, and its signs reach it: exact sums, ties") {
+TEST_CASE(
+    "the recursion is the maximum over all sign vectors, and its signs reach it: exact sums, "
+    "ties") {
   Random random(12);
   for (int trial = 0; trial < 3000; ++trial) {
     CAPTURE(trial);
@@ -255,7 +258,8 @@ TEST_CASE("an empty table gives 0, and one sample its larger error") {
   everything.push(1, 0.0, 1.0);
   everything.push(0, 0.0, 1.0);
   CHECK(solve_ece(everything.table().data(), everything.bins()).value == doctest::Approx(0.5));
-  everything.edges = {0.0, 0.5, 1.0};  // apart, the two errors no longer cancel; more than 1 is never said
+  everything.edges = {0.0, 0.5,
+                      1.0};  // apart, the two errors no longer cancel; more than 1 is never said
   const double value = solve_ece(everything.table().data(), everything.bins()).value;
   CHECK(value == 1.0);
 }
@@ -280,6 +284,24 @@ TEST_CASE("tables add: any split, any order, any number of threads, to the bit")
   CHECK(merged == expected);
 }
 
+TEST_CASE("a cell of nothing but ones, the largest words there are, sums exactly") {
+  for (const int64_t rows : {1, 31, 32, 33, 63, 64, 65, 2047, 2048, 2049, 100001}) {
+    CAPTURE(rows);
+    Samples samples;
+    samples.edges = {0.0, 1.0};
+    for (int64_t n = 0; n < rows; ++n) samples.push(1, 1.0, 1.0);
+    const std::vector<int64_t> expected = {0, 0, 0, 0, 0, rows, rows << 26, 0, rows << 26, 0};
+    CHECK(samples.table(1) == expected);
+    CHECK(samples.table(3) == expected);
+    // The largest lower words: just below a multiple of 2^-26.
+    const double below = 1.0 - 0x1p-52;
+    samples.lower.assign(samples.lower.size(), below);
+    samples.upper = samples.lower;
+    const int64_t high = rows * kLowMask;
+    CHECK(samples.table(2) == std::vector<int64_t>{0, 0, 0, 0, 0, rows, high, high, high, high});
+  }
+}
+
 TEST_CASE("the first row that is not valid is named, and nothing is added") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const double infinity = std::numeric_limits<double>::infinity();
@@ -298,7 +320,8 @@ TEST_CASE("the first row that is not valid is named, and nothing is added") {
                              samples.size(), samples.bins(), table.data(), threads) == row);
         CHECK(brier_update_cpu(samples.correct.data(), samples.lower.data(), samples.upper.data(),
                                samples.size(), sums.data(), threads) == row);
-        CHECK(std::count(table.begin(), table.end(), 5) == static_cast<std::ptrdiff_t>(table.size()));
+        CHECK(std::count(table.begin(), table.end(), 5) ==
+              static_cast<std::ptrdiff_t>(table.size()));
         CHECK(sums == std::vector<int64_t>{5, 5});
       }
     }
@@ -312,8 +335,9 @@ TEST_CASE("the Brier sums are those of a loop over the samples, for any number o
   long double real = 0;
   for (size_t n = 0; n < samples.lower.size(); ++n) {
     exact += worst_square(samples.correct[n], samples.lower[n], samples.upper[n]);
-    const long double distance = samples.correct[n] != 0 ? 1.0L - samples.lower[n]
-                                                         : static_cast<long double>(samples.upper[n]);
+    const long double distance = samples.correct[n] != 0
+                                     ? 1.0L - samples.lower[n]
+                                     : static_cast<long double>(samples.upper[n]);
     real += distance * distance;
   }
   for (const int threads : {1, 2, 5}) {

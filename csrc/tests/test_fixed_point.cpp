@@ -16,7 +16,8 @@ namespace {
 __extension__ typedef __int128 Wide;
 
 std::vector<double> confidences() {
-  std::vector<double> points = {0.0, 1.0, 0.5, 0x1p-52, 0x1p-53, 0x1p-1074, 0x1p-1022, 1.0 - 0x1p-53};
+  std::vector<double> points = {0.0,     1.0,       0.5,       0x1p-52,
+                                0x1p-53, 0x1p-1074, 0x1p-1022, 1.0 - 0x1p-53};
   Random random(5);
   for (int k = 0; k < 100000; ++k) {
     points.push_back(random.unit());

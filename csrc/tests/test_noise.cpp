@@ -70,7 +70,8 @@ std::vector<float> noisy(const Images& images, uint32_t first_draw, int64_t draw
 
 }  // namespace
 
-TEST_CASE("every path gives the bits of the definition, for every size, thread count and alignment") {
+TEST_CASE(
+    "every path gives the bits of the definition, for every size, thread count and alignment") {
   for (const SimdPath path : available_simd_paths()) {
     CAPTURE(simd_path_name(path));
     for (const int64_t elements : kEdgeSizes) {
@@ -150,9 +151,9 @@ TEST_CASE("sigma 0 gives the image back; another seed, sample or draw gives othe
   CHECK(draw(0.0f, 1, 2, 3) == image);
   const std::vector<float> noise = draw(1.0f, 1, 2, 3);
   CHECK(noise == draw(1.0f, 1, 2, 3));
-  for (const auto& other : {draw(1.0f, 1 + (uint64_t{1} << 32), 2, 3), draw(1.0f, 2, 2, 3),
-                            draw(1.0f, 1, 2 + (int64_t{1} << 32), 3), draw(1.0f, 1, 3, 3),
-                            draw(1.0f, 1, 2, 4)}) {
+  for (const auto& other :
+       {draw(1.0f, 1 + (uint64_t{1} << 32), 2, 3), draw(1.0f, 2, 2, 3),
+        draw(1.0f, 1, 2 + (int64_t{1} << 32), 3), draw(1.0f, 1, 3, 3), draw(1.0f, 1, 2, 4)}) {
     int equal = 0;
     for (size_t k = 0; k < 64; ++k) equal += other[k] == noise[k] ? 1 : 0;
     CHECK(equal == 0);

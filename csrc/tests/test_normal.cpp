@@ -59,7 +59,9 @@ bool same(float a, float b) { return bits_of(a) == bits_of(b); }
 
 }  // namespace
 
-TEST_CASE("the float uniform is the word's to half a unit in the last place of each of its two roundings") {
+TEST_CASE(
+    "the float uniform is the word's to half a unit in the last place of each of its two "
+    "roundings") {
   for (const uint32_t w : radius_words(1000000)) {
     const long double exact = (static_cast<long double>(w) + 0.5L) * 0x1p-32L;
     CERTCAL_REQUIRE(relative_error(uniform_of(w), exact) <= 0x1p-23L);
@@ -136,7 +138,8 @@ TEST_CASE("the pair is symmetric, bit for bit, under both signs and under exchan
       const NormalPair<float> given = normal_pair<float>(w, angle_word);
       CERTCAL_REQUIRE((same(z.first, given.first) && same(z.second, given.second)));
       const NormalPair<float> negative_sine = normal_pair<float>(w, 0u - odd);
-      CERTCAL_REQUIRE((same(negative_sine.first, z.first) && same(negative_sine.second, -z.second)));
+      CERTCAL_REQUIRE(
+          (same(negative_sine.first, z.first) && same(negative_sine.second, -z.second)));
       const NormalPair<float> opposite = normal_pair<float>(w, odd + (1u << 31));
       CERTCAL_REQUIRE((same(opposite.first, -z.first) && same(opposite.second, -z.second)));
       const NormalPair<float> exchanged = normal_pair<float>(w, (1u << 30) - odd);

@@ -17,7 +17,9 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // erfc of a long double has 64 bits: an error far below the slack of 2^-48.
-long double phi(double x) { return 0.5L * std::erfc(-static_cast<long double>(x) * std::sqrt(0.5L)); }
+long double phi(double x) {
+  return 0.5L * std::erfc(-static_cast<long double>(x) * std::sqrt(0.5L));
+}
 
 // Every 1/4096 from -9 to 9, both sides of every change of table row, and random points.
 std::vector<double> arguments() {

@@ -32,7 +32,8 @@ TEST_CASE("philox4x32-10 gives the published known answers") {
         Words{0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u});
 }
 
-TEST_CASE("a block is a function of counter and key, and different counters give different blocks") {
+TEST_CASE(
+    "a block is a function of counter and key, and different counters give different blocks") {
   std::set<Words> blocks;
   for (uint32_t position = 0; position < 4; ++position) {
     for (uint32_t value = 1; value <= 4096; ++value) {
@@ -52,9 +53,9 @@ TEST_CASE("the normals of an element come from counter (block, draw, sample id) 
     const uint64_t sample_id = random.next();
     const uint64_t seed = random.next();
     const NormalBlock<float> z = normal_block<float>(block, draw, sample_id, seed);
-    const Words w = philox({block, draw, static_cast<uint32_t>(sample_id),
-                            static_cast<uint32_t>(sample_id >> 32)},
-                           static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    const Words w = philox(
+        {block, draw, static_cast<uint32_t>(sample_id), static_cast<uint32_t>(sample_id >> 32)},
+        static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
     const NormalPair<float> a = normal_pair<float>(w[0], w[1]);
     const NormalPair<float> b = normal_pair<float>(w[2], w[3]);
     CERTCAL_REQUIRE(bits_of(z.z0) == bits_of(a.first));

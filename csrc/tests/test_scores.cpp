@@ -62,7 +62,8 @@ TEST_CASE("exp_units is exp in units of 2^-32, and never grows as its argument f
   Random random(23);
   for (int k = 0; k < 300000; ++k) {
     arguments.push_back(static_cast<float>(random.between(-24.0, 0.0)));
-    arguments.push_back(static_cast<float>(-std::ldexp(random.unit(), -static_cast<int>(random.below(40)))));
+    arguments.push_back(
+        static_cast<float>(-std::ldexp(random.unit(), -static_cast<int>(random.below(40)))));
   }
   for (const float x : arguments) {
     const long double exact = std::exp(static_cast<long double>(x)) * 0x1p32L;
@@ -92,8 +93,8 @@ TEST_CASE_TEMPLATE("a score is the softmax of the row", Real, float, double) {
         for (int64_t k = 0; k < classes; ++k) sum += term(k);
         // The difference to the largest logit is rounded to a float.
         const long double difference = std::fabs(std::log(std::max(term(chosen), 1e-11L)));
-        const long double tolerance = 0x1p-21L + difference * 0x1p-24L +
-                                      static_cast<long double>(classes) * 0x1p-33L;
+        const long double tolerance =
+            0x1p-21L + difference * 0x1p-24L + static_cast<long double>(classes) * 0x1p-33L;
         CAPTURE(classes);
         CAPTURE(scale);
         CHECK(std::fabs(static_cast<long double>(score_of_row(row, chosen)) - term(chosen) / sum) <=
@@ -129,7 +130,8 @@ TEST_CASE_TEMPLATE("histogram and sums are those of a loop over the rows, for an
       logits[static_cast<size_t>(num_classes)] = std::numeric_limits<Real>::quiet_NaN();
       logits[static_cast<size_t>(2 * num_classes)] = std::numeric_limits<Real>::infinity();
       const std::vector<int64_t> chosen = {0, num_classes / 2, num_classes - 1};
-      for (const std::vector<int64_t>* classes : {&chosen, static_cast<const std::vector<int64_t>*>(nullptr)}) {
+      for (const std::vector<int64_t>* classes :
+           {&chosen, static_cast<const std::vector<int64_t>*>(nullptr)}) {
         Scores expected{std::vector<int64_t>(static_cast<size_t>(batch * bins), 0),
                         std::vector<int64_t>(static_cast<size_t>(batch * 2), 0),
                         {1, 1}};
@@ -140,7 +142,8 @@ TEST_CASE_TEMPLATE("histogram and sums are those of a loop over the rows, for an
           const size_t b = static_cast<size_t>(line / draws);
           const int64_t top = std::max_element(row.begin(), row.end()) - row.begin();
           const double z = score_of_row(row, classes != nullptr ? chosen[b] : top);
-          const int64_t j = std::min<int64_t>(static_cast<int64_t>(z * static_cast<double>(bins)), bins - 1);
+          const int64_t j =
+              std::min<int64_t>(static_cast<int64_t>(z * static_cast<double>(bins)), bins - 1);
           ++expected.histogram[b * static_cast<size_t>(bins) + static_cast<size_t>(j)];
           expected.sums[2 * b] += fixed_floor(z) >> kLowBits;
           expected.sums[2 * b + 1] += fixed_floor(z) & kLowMask;

@@ -81,8 +81,10 @@ std::vector<Real> random_logits(Random& random, int64_t rows, int64_t classes) {
   }
   for (int64_t line = 0; line < rows; line += 1 + random.below(9)) {
     for (int k = 0; k < 1 + static_cast<int>(random.below(2)); ++k) {
-      const double fault = random.below(2) == 0 ? kNan : (random.below(2) == 0 ? kInfinity : -kInfinity);
-      logits[static_cast<size_t>(line * classes + random.below(classes))] = static_cast<Real>(fault);
+      const double fault =
+          random.below(2) == 0 ? kNan : (random.below(2) == 0 ? kInfinity : -kInfinity);
+      logits[static_cast<size_t>(line * classes + random.below(classes))] =
+          static_cast<Real>(fault);
     }
   }
   return logits;
@@ -106,8 +108,7 @@ TEST_CASE_TEMPLATE("votes are those of the definition for every size, with ties 
       const auto logits = random_logits<Real>(random, batch * draws, classes);
       for (const bool with_near_ties : {false, true}) {
         for (const double margin : {0.0, 0.25, 0.3}) {
-          const Counted expected =
-              reference(logits, batch, draws, classes, margin, with_near_ties);
+          const Counted expected = reference(logits, batch, draws, classes, margin, with_near_ties);
           for (const int threads : {1, 2, 5}) {
             REQUIRE(count(logits, batch, draws, classes, margin, with_near_ties, threads) ==
                     expected);
@@ -138,7 +139,8 @@ TEST_CASE("the lowest index wins a tie, and no rows give no votes") {
   CHECK(count(std::vector<float>(), 4, 0, 4, 0.0, true, 2) == empty_counts(4, 0, 4));
 }
 
-TEST_CASE("a near tie is a gap below the margin, and is counted where near ties are not asked for") {
+TEST_CASE(
+    "a near tie is a gap below the margin, and is counted where near ties are not asked for") {
   const std::vector<float> logits = {0.0f, 1.0f, 0.0f, 1.25f, 0.0f, 1.5f};
   const Counted marked = count(logits, 1, 3, 2, 1.25, true, 1);
   CHECK(marked.near_ties == std::vector<uint8_t>{1, 0, 0});

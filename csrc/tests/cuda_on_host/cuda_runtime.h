@@ -21,7 +21,8 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ __constinit thread_local  // one copy, whichever fiber runs; known without an initialiser
+#define __shared__ \
+  __constinit thread_local  // one copy, whichever fiber runs; known without an initialiser
 #define __launch_bounds__(...)
 
 struct dim3 {
