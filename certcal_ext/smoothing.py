@@ -208,8 +208,9 @@ def _batches(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _checked_images(images: Any) -> torch.Tensor:
-    torch = _require_torch()
-    tensor: torch.Tensor = torch.as_tensor(images).detach()
+    import torch
+
+    tensor = torch.as_tensor(images).detach()
     if tensor.dtype != torch.float32:
         hint = "; divide uint8 images by 255" if tensor.dtype == torch.uint8 else ""
         raise TypeError(

@@ -144,6 +144,16 @@ class TestArguments:
                 np.zeros((2, bins, bins, 5), "i8"), np.array(edges), np.zeros(bins, "i1")
             )
 
+    @pytest.mark.parametrize("confidence", [float("nan"), -0.1, 1.1])
+    def test_confidences_out_of_range(self, confidence: float) -> None:
+        one = np.ones(1)
+        with pytest.raises(ValueError, match=r"confidence: expected values in \[0, 1\]"):
+            _core.certify(
+                np.array([0]), np.ones(1, "u1"), np.array([confidence]), one, one, np.zeros(1),
+                np.array([0.0, 1.0]), False, np.zeros((1, 2, 1, 1, 5), "i8"), np.zeros((1, 1, 4), "i8"),
+                np.zeros((1, 4), "i8"),
+            )  # fmt: skip
+
     def test_groups_out_of_range(self) -> None:
         one = np.ones(1)
         with pytest.raises(ValueError, match=r"group: expected values in \[0, 1\), got 1 at row 0"):

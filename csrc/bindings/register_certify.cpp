@@ -24,6 +24,16 @@ void require_groups_in_range(const int64_t* group, int64_t samples, int64_t grou
   }
 }
 
+void require_confidences(const double* confidence, int64_t groups) {
+  for (int64_t g = 0; g < groups; ++g) {
+    if (!(confidence[g] >= 0.0 && confidence[g] <= 1.0)) {
+      throw py::value_error("confidence: expected values in [0, 1], got " +
+                            std::to_string(confidence[g]) + " in group " + std::to_string(g));
+    }
+  }
+}
+
+// On CUDA the caller has checked the values of group and confidence: reading them here would wait for the device.
 // edges_device: the same edges where the tensors lie; workspace: (groups, 2) zeros there. Both are for CUDA only, where
 // nothing may be allocated or copied inside.
 void certify(const py::object& group_object, const py::object& correct_object,
@@ -61,6 +71,7 @@ void certify(const py::object& group_object, const py::object& correct_object,
   std::optional<TensorView> edges_device, workspace;
   if (group.device() == Device::kCpu) {
     require_groups_in_range(group.data<const int64_t>(), samples, groups);
+    require_confidences(confidence.data<const double>(), groups);
   } else {
     edges_device.emplace(edges_device_object, "edges_device");
     edges_device->of(DType::kFloat64).shaped({bins.count + 1}).on(group);
