@@ -48,6 +48,8 @@ class VoteSampler:
         self._seed = seed
         self._batch_size = batch_size
         self._on_draws = on_draws
+        self._device = next((p.device for p in model.parameters()), None)
+        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
         self._buffer: torch.Tensor | None = None
 
     def counts(
@@ -60,7 +62,7 @@ class VoteSampler:
         """
         import torch
 
-        images = images.to(self._device(images))
+        images = images.to(self._device or images.device)
         ids = torch.from_numpy(sample_ids).to(images.device)
         counts = torch.zeros(
             (len(images), self._num_classes), dtype=torch.int64, device=images.device
@@ -82,19 +84,26 @@ class VoteSampler:
                     for b, d in near.nonzero().tolist()
                 ]
             self._on_draws(logits.shape[0] * logits.shape[1])
-        with _one_thread():
-            for row, draw in unsure:
-                one = slice(row, row + 1)
-                write_votes(
-                    self._logits(images[one], ids[one], draw, 1), counts[one], None, 0.0, faults
-                )
-        self._raise_on_faults(faults, sample_ids, len(unsure))
+        if unsure:
+            self._count_alone(images, ids, unsure, counts, faults)
+            self._raise_on_faults(faults, sample_ids, len(unsure))
         result: NDArray[np.int64] = counts.cpu().numpy()
         return result
 
-    def _device(self, images: torch.Tensor) -> torch.device:
-        parameter = next(self._model.parameters(), None)
-        return images.device if parameter is None else parameter.device
+    def _count_alone(
+        self,
+        images: torch.Tensor,
+        ids: torch.Tensor,
+        unsure: list[tuple[int, int]],
+        counts: torch.Tensor,
+        faults: torch.Tensor,
+    ) -> None:
+        """Adds the votes of (row, draw) pairs, each evaluated alone on one thread: what defines the base classifier."""
+        with _one_thread():
+            for row, draw in unsure:
+                one = slice(row, row + 1)
+                logits = self._logits(images[one], ids[one], draw, 1)
+                write_votes(logits, counts[one], None, 0.0, faults)
 
     def _logits(self, images: torch.Tensor, ids: torch.Tensor, first_draw: int, draws: int) -> Any:
         """(B, D, K) logits of D draws of each of B images."""
@@ -110,7 +119,7 @@ class VoteSampler:
             self._buffer = torch.empty(size, dtype=torch.float32, device=images.device)
         noisy = self._buffer[:size].view(batch, draws, -1)
         write_noise(images.reshape(batch, -1), self._sigma, self._seed, ids, first_draw, noisy)
-        output = self._model(noisy.view(batch * draws, *images.shape[1:]).to(self._input_dtype()))
+        output = self._model(noisy.view(batch * draws, *images.shape[1:]).to(self._dtype))
         if not isinstance(output, torch.Tensor):
             raise TypeError(f"model: expected logits as one tensor, got {type(output).__name__}")
         if tuple(output.shape) != (batch * draws, self._num_classes):
@@ -120,14 +129,8 @@ class VoteSampler:
             )
         return prepared_logits("model", output).view(batch, draws, self._num_classes)
 
-    def _input_dtype(self) -> torch.dtype:
-        import torch
-
-        parameter = next((p for p in self._model.parameters() if p.is_floating_point()), None)
-        return torch.float32 if parameter is None else parameter.dtype
-
     def _margin(self, logits: torch.Tensor) -> float:
-        name = str(self._input_dtype()).removeprefix("torch.")
+        name = str(self._dtype or "float32").removeprefix("torch.")
         largest = float(logits.abs().max())
         return _NEAR_TIE_SHARE.get(name, 0.0) * largest if np.isfinite(largest) else 0.0
 

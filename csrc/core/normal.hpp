@@ -67,10 +67,10 @@ struct NormalBlock {
   F z0, z1, z2, z3;
 };
 
-// The four normals of elements 4 * block .. 4 * block + 3 of one draw of one sample.
-template <class F, class Word>
-CERTCAL_HD NormalBlock<F> normal_block(Word block, uint32_t draw, uint64_t sample_id,
-                                       uint64_t seed) {
+// The uniform words behind elements 4 * block .. 4 * block + 3 of one draw of one sample.
+template <class Word>
+CERTCAL_HD PhiloxBlock<Word> normal_words(Word block, uint32_t draw, uint64_t sample_id,
+                                          uint64_t seed) {
   using Layout = PhiloxLayout<Word>;
   using Lanes = typename Layout::Lanes;
   const PhiloxBlock<Lanes> counter{Layout::spread(block), Lanes(draw),
@@ -78,9 +78,20 @@ CERTCAL_HD NormalBlock<F> normal_block(Word block, uint32_t draw, uint64_t sampl
                                    Lanes(static_cast<uint32_t>(sample_id >> 32))};
   const PhiloxBlock<Lanes> w = philox4x32_10(counter, static_cast<uint32_t>(seed),
                                              static_cast<uint32_t>(seed >> 32));
-  const NormalPair<F> a = normal_pair<F>(Layout::gather(w.w0), Layout::gather(w.w1));
-  const NormalPair<F> b = normal_pair<F>(Layout::gather(w.w2), Layout::gather(w.w3));
+  return {Layout::gather(w.w0), Layout::gather(w.w1), Layout::gather(w.w2), Layout::gather(w.w3)};
+}
+
+template <class F, class Word>
+CERTCAL_HD NormalBlock<F> normals_of(const PhiloxBlock<Word>& w) {
+  const NormalPair<F> a = normal_pair<F>(w.w0, w.w1);
+  const NormalPair<F> b = normal_pair<F>(w.w2, w.w3);
   return {a.first, a.second, b.first, b.second};
+}
+
+template <class F, class Word>
+CERTCAL_HD NormalBlock<F> normal_block(Word block, uint32_t draw, uint64_t sample_id,
+                                       uint64_t seed) {
+  return normals_of<F>(normal_words(block, draw, sample_id, seed));
 }
 
 // What a noisy element is: one rounding.

@@ -35,9 +35,18 @@ void noise_row(const float* image, float sigma, uint64_t seed, uint64_t sample_i
   const Float sigmas(sigma);
   const Word order = Lanes::block_order();
 
+  const auto words_at = [&](int64_t element) {
+    const Word block = Word(static_cast<uint32_t>(element / kNormalsPerBlock)) + order;
+    return normal_words(block, draw, sample_id, seed);
+  };
+
+  // The words of the next step are computed beside the normals of this one: each is a long chain of dependent
+  // operations, and the processor fills the waiting of one with the other.
+  PhiloxBlock<Word> words = words_at(begin);
   for (int64_t e = begin; e < end; e += kStep) {
-    const Word block = Word(static_cast<uint32_t>(e / kNormalsPerBlock)) + order;
-    const NormalBlock<Float> normals = normal_block<Float>(block, draw, sample_id, seed);
+    const PhiloxBlock<Word> next = words_at(e + kStep);
+    const NormalBlock<Float> normals = normals_of<Float>(words);
+    words = next;
     Float z[kNormalsPerBlock] = {normals.z0, normals.z1, normals.z2, normals.z3};
     Lanes::transpose(z);
     if (end - e >= kStep) {
