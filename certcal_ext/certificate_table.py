@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext._files import replacing
 from certcal_ext.provenance import Provenance
 
 #: One row a sample that was drawn for, abstained ones too. p_lower and p_upper bound the
@@ -153,23 +150,9 @@ def write_parquet(table: pa.Table, provenance: Provenance, path: str | PathLike[
         ValueError: the folder does not exist, or ``path`` is one.
         OSError: the disk refuses.
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise ValueError(f"path: expected a file in an existing folder, got {target}")
-    if target.is_dir():
-        raise ValueError(f"path: expected a file, got the folder {target}")
     stored = table.replace_schema_metadata({_METADATA_KEY: provenance.to_json().encode()})
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(aside, "xb") as file:
-            pq.write_table(stored, file, write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
-        raise
+    with replacing(path) as file:
+        pq.write_table(stored, file, write_page_checksum=True)
 
 
 def read_parquet(path: str | PathLike[str]) -> tuple[pa.Table, Provenance]:

@@ -363,7 +363,8 @@ class Certificates:
     def _groups(self) -> Groups:
         # A row without a point estimate abstained: it is never certified, and the 0 is never read.
         confidence = self.table.column("confidence").fill_null(0.0).to_numpy()
-        return group_rows(self._column("p_lower"), self._column("p_upper"), confidence)
+        votes = self._column("votes") if self.provenance.kind == "votes" else None
+        return group_rows(self._column("p_lower"), self._column("p_upper"), confidence, votes)
 
     def _column(self, name: str) -> Any:
         return numbers(self.table, name)

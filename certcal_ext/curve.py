@@ -106,8 +106,24 @@ class Groups:
     probit_upper: NDArray[np.float64]
 
 
+def _equal_keys(keys: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(G,) a row of each key, and (N,) the group of each row."""
+    if keys.dtype.kind == "i" and keys.size and keys.min() >= 0 and keys.max() < 64 * keys.size:
+        row_of = np.full(int(keys.max()) + 1, -1, np.int64)
+        row_of[keys] = np.arange(keys.size)
+        present = np.flatnonzero(row_of >= 0)
+        first = row_of[present]
+        row_of[present] = np.arange(present.size)  # now: the group of a key
+        return first, row_of[keys]
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    return first, group
+
+
 def group_rows(
-    lower: NDArray[np.float64], upper: NDArray[np.float64], confidence: NDArray[np.float64]
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    confidence: NDArray[np.float64],
+    votes: NDArray[np.int64] | None = None,
 ) -> Groups:
     """Groups the rows that are equal in all three columns.
 
@@ -115,14 +131,15 @@ def group_rows(
         lower: (N,) lower ends of the unperturbed confidence.
         upper: (N,) upper ends.
         confidence: (N,) point estimates.
+        votes: (N,) counts of which the columns are functions, if they are: the rows are then grouped without a sort.
 
     Returns:
         ``Groups``.
     """
-    _, first, group = np.unique(lower, return_index=True, return_inverse=True)
-    # For votes all columns are functions of the count, so that one tells the groups apart.
-    # Otherwise compare all.
-    if not all(np.array_equal(column[first][group], column) for column in (upper, confidence)):
+    first, group = _equal_keys(lower if votes is None else votes)
+    if not all(
+        np.array_equal(column[first][group], column) for column in (lower, upper, confidence)
+    ):
         columns = np.stack((lower, upper, confidence), axis=1)
         _, first, group = np.unique(columns, axis=0, return_index=True, return_inverse=True)
     ends = probit(lower[first], upper[first])

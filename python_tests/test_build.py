@@ -51,9 +51,18 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
-    heavy = (
-        ["torch", "torchvision", "timm", "torchmetrics", "matplotlib", "jinja2", "typer", "rich", "highspy", "pandas"]
-    )
+    heavy = [
+        "torch",
+        "torchvision",
+        "timm",
+        "torchmetrics",
+        "matplotlib",
+        "jinja2",
+        "typer",
+        "rich",
+        "highspy",
+        "pandas",
+    ]
     code = (
         "import sys, certcal_ext, certcal_ext.certificates, certcal_ext.smoothing, certcal_ext.cli\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"

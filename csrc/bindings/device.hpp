@@ -56,7 +56,8 @@ template <class OnCpu>
 void run(const TensorView& where, const OnCpu& on_cpu) {
   if (where.device() != Device::kCpu) {
     throw py::value_error(
-        "expected CPU tensors: this build of certcal_ext has no CUDA; rebuild it with nvcc on the PATH and "
+        "expected CPU tensors: this build of certcal_ext has no CUDA; rebuild it with nvcc on the "
+        "PATH and "
         "CERTCAL_CUDA=ON");
   }
   const py::gil_scoped_release release;
@@ -72,5 +73,6 @@ void run(const TensorView& where, const OnCpu& on_cpu) {
 #define CERTCAL_RUN(where, stream, on_cpu, ...) \
   ::certcal::bindings::run(where, stream, on_cpu, __VA_ARGS__)
 #else
-#define CERTCAL_RUN(where, stream, on_cpu, ...) ((void)(stream), ::certcal::bindings::run(where, on_cpu))
+#define CERTCAL_RUN(where, stream, on_cpu, ...) \
+  ((void)(stream), ::certcal::bindings::run(where, on_cpu))
 #endif

@@ -19,8 +19,8 @@ py::dict build_info() {
   info["version"] = CERTCAL_VERSION;
   info["compiler"] = CERTCAL_COMPILER;
   info["build_type"] = CERTCAL_BUILD_TYPE;
-  info["pybind11"] = std::to_string(PYBIND11_VERSION_MAJOR) + "." +
-                     std::to_string(PYBIND11_VERSION_MINOR);
+  info["pybind11"] =
+      std::to_string(PYBIND11_VERSION_MAJOR) + "." + std::to_string(PYBIND11_VERSION_MINOR);
 #ifdef CERTCAL_HAS_CUDA
   info["cuda"] = true;
   info["cuda_compiler"] = CERTCAL_CUDA_COMPILER;
@@ -58,8 +58,7 @@ py::dict cuda_status() {
     py::dict entry;
     entry["index"] = device;
     entry["name"] = std::string(properties.name);
-    entry["capability"] =
-        std::to_string(properties.major) + "." + std::to_string(properties.minor);
+    entry["capability"] = std::to_string(properties.major) + "." + std::to_string(properties.minor);
     entry["memory_bytes"] = properties.totalGlobalMem;
     devices.append(entry);
   }

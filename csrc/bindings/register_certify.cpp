@@ -18,8 +18,8 @@ namespace {
 void require_groups_in_range(const int64_t* group, int64_t samples, int64_t groups) {
   for (int64_t n = 0; n < samples; ++n) {
     if (group[n] < 0 || group[n] >= groups) {
-      throw py::value_error("group: expected values in [0, " + std::to_string(groups) +
-                            "), got " + std::to_string(group[n]) + " at row " + std::to_string(n));
+      throw py::value_error("group: expected values in [0, " + std::to_string(groups) + "), got " +
+                            std::to_string(group[n]) + " at row " + std::to_string(n));
     }
   }
 }
@@ -137,10 +137,10 @@ void shift_interval_rows(const py::object& probit_lower_object,
 
 void register_certify(py::module_& module) {
   module.def("certify", &certify, py::arg("group"), py::arg("correct"), py::arg("confidence"),
-             py::arg("probit_lower"), py::arg("probit_upper"), py::arg("shifts"),
-             py::arg("edges"), py::arg("closed_left"), py::arg("tables"), py::arg("clean"),
-             py::arg("brier"), py::arg("threads") = 1, py::arg("stream") = 0,
-             py::arg("edges_device") = py::none(), py::arg("workspace") = py::none());
+             py::arg("probit_lower"), py::arg("probit_upper"), py::arg("shifts"), py::arg("edges"),
+             py::arg("closed_left"), py::arg("tables"), py::arg("clean"), py::arg("brier"),
+             py::arg("threads") = 1, py::arg("stream") = 0, py::arg("edges_device") = py::none(),
+             py::arg("workspace") = py::none());
   module.def("summarize", &summarize, py::arg("tables"), py::arg("clean"), py::arg("brier"),
              py::arg("edges"), py::arg("summary"), py::arg("threads") = 1);
   module.def("shift_interval", &shift_interval_rows, py::arg("probit_lower"),

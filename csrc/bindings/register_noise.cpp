@@ -19,9 +19,8 @@ namespace certcal::bindings {
 namespace {
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  const PhiloxBlock<uint32_t> block =
-      philox4x32_10(PhiloxBlock<uint32_t>{counter[0], counter[1], counter[2], counter[3]}, key[0],
-                    key[1]);
+  const PhiloxBlock<uint32_t> block = philox4x32_10(
+      PhiloxBlock<uint32_t>{counter[0], counter[1], counter[2], counter[3]}, key[0], key[1]);
   return {block.w0, block.w1, block.w2, block.w3};
 }
 

@@ -42,8 +42,8 @@ struct Logits {
 };
 
 void count_votes(const py::object& logits_object, const py::object& counts_object,
-                 const py::object& near_ties_object, double margin,
-                 const py::object& faults_object, int threads, uintptr_t stream) {
+                 const py::object& near_ties_object, double margin, const py::object& faults_object,
+                 int threads, uintptr_t stream) {
   const Logits logits(logits_object, faults_object);
   const TensorView counts(counts_object, "counts");
   counts.of(DType::kInt64).shaped({logits.batch, logits.classes}).on(logits.view).writable();
@@ -115,8 +115,8 @@ void register_votes(py::module_& module) {
              py::arg("near_ties"), py::arg("margin"), py::arg("faults"), py::arg("threads") = 1,
              py::arg("stream") = 0);
   module.def("score_histogram", &score_histogram, py::arg("logits"), py::arg("classes"),
-             py::arg("histogram"), py::arg("score_sums"), py::arg("faults"),
-             py::arg("threads") = 1, py::arg("stream") = 0);
+             py::arg("histogram"), py::arg("score_sums"), py::arg("faults"), py::arg("threads") = 1,
+             py::arg("stream") = 0);
 }
 
 }  // namespace certcal::bindings

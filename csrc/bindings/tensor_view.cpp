@@ -58,9 +58,8 @@ DType find_dtype(char kind, int64_t bytes, const std::string& argument, const st
   for (const DTypeName& entry : kDTypes) {
     if (entry.kind == kind && entry.bytes == bytes) return entry.dtype;
   }
-  throw py::type_error(argument +
-                       ": expected float32, float64, int8, int64, uint8 or bool values, got " +
-                       found);
+  throw py::type_error(
+      argument + ": expected float32, float64, int8, int64, uint8 or bool values, got " + found);
 }
 
 std::string shape_text(const std::vector<int64_t>& sizes) {
@@ -145,9 +144,9 @@ void TensorView::read_dlpack(const py::handle& array) {
                     : type.code == kDlFloat ? 'f'
                     : type.code == kDlBool  ? 'b'
                                             : '?';
-  dtype_ = find_dtype(type.lanes == 1 ? kind : '?', type.bits / 8, name_,
-                      "DLPack code " + std::to_string(type.code) + " with " +
-                          std::to_string(type.bits) + " bits");
+  dtype_ = find_dtype(
+      type.lanes == 1 ? kind : '?', type.bits / 8, name_,
+      "DLPack code " + std::to_string(type.code) + " with " + std::to_string(type.bits) + " bits");
   shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
   require_contiguous(shape_, tensor.strides, 1, name_);
   data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
@@ -176,8 +175,8 @@ const TensorView& TensorView::shaped(const std::vector<int64_t>& sizes) const {
 const TensorView& TensorView::on(const TensorView& other) const {
   if (device_ != other.device_ || device_index_ != other.device_index_) {
     throw py::value_error(name_ + ": expected a tensor on " +
-                          device_text(other.device_, other.device_index_) + " like " +
-                          other.name_ + ", got one on " + device_text(device_, device_index_));
+                          device_text(other.device_, other.device_index_) + " like " + other.name_ +
+                          ", got one on " + device_text(device_, device_index_));
   }
   return *this;
 }

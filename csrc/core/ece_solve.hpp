@@ -57,7 +57,8 @@ class PrefixSums {
 };
 
 struct TableSums {
-  PrefixSums count_right, gain_right, loss_right;  // N, sum(1 - lower), sum(upper - 1) over right samples
+  PrefixSums count_right, gain_right,
+      loss_right;  // N, sum(1 - lower), sum(upper - 1) over right samples
   PrefixSums count_wrong, gain_wrong, loss_wrong;  // N, sum(upper), sum(-lower) over wrong samples
 
   TableSums(const int64_t* table, int bins)

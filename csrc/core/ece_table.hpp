@@ -54,7 +54,8 @@ CERTCAL_HD int bin_of(double x, const Bins& bins) {
     }
     return m;
   }
-  int below = 0;  // the number of interior edges that lie below x (or at it, where bins are closed on the left)
+  int below =
+      0;  // the number of interior edges that lie below x (or at it, where bins are closed on the left)
   int span = last;
   while (span > 0) {
     const int half = span / 2;

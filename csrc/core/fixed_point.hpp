@@ -35,7 +35,7 @@ CERTCAL_HD int64_t fixed_square_ceil(int64_t q) {
   // q = h * 2^26 + l, so q^2 = h^2 * 2^52 + 2 h l * 2^26 + l^2, and only the last two terms have a fraction.
   const uint64_t h = static_cast<uint64_t>(q) >> kLowBits;
   const uint64_t l = static_cast<uint64_t>(q) & static_cast<uint64_t>(kLowMask);
-  const uint64_t cross = 2 * h * l;                      // < 2^54
+  const uint64_t cross = 2 * h * l;                                                       // < 2^54
   const uint64_t rest = ((cross & static_cast<uint64_t>(kLowMask)) << kLowBits) + l * l;  // < 2^53
   const uint64_t fraction_mask = static_cast<uint64_t>(kOne) - 1;
   const uint64_t whole = h * h + (cross >> kLowBits) + (rest >> kFractionBits);

@@ -76,8 +76,8 @@ CERTCAL_HD PhiloxBlock<Word> normal_words(Word block, uint32_t draw, uint64_t sa
   const PhiloxBlock<Lanes> counter{Layout::spread(block), Lanes(draw),
                                    Lanes(static_cast<uint32_t>(sample_id)),
                                    Lanes(static_cast<uint32_t>(sample_id >> 32))};
-  const PhiloxBlock<Lanes> w = philox4x32_10(counter, static_cast<uint32_t>(seed),
-                                             static_cast<uint32_t>(seed >> 32));
+  const PhiloxBlock<Lanes> w =
+      philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   return {Layout::gather(w.w0), Layout::gather(w.w1), Layout::gather(w.w2), Layout::gather(w.w3)};
 }
 

@@ -16,20 +16,36 @@
 
 namespace certcal {
 
-inline constexpr int kCdfTerms = 10;  // normal_cdf spells them out
+inline constexpr int kCdfTerms = 10;  // cdf_polynomial spells them out
 inline constexpr int kCdfStepsPerUnit = 16;
 inline constexpr double kCdfLimit = 8.5;
 inline constexpr int kCdfRows = 2 * 136 + 1;
 inline constexpr double kCdfSlack = 0x1p-48;
 
-// Phi to within kCdfSlack / 2 at x, which is moved into the table's range (NaN to its lower end, so that no row outside is read).
-CERTCAL_HD double normal_cdf(double x, const double* table) {
-  const double inside = x > -kCdfLimit ? (x < kCdfLimit ? x : kCdfLimit) : -kCdfLimit;
+// Where x lies in the table: the step of 1/16 nearest to it, and the distance from that.
+struct CdfPlace {
+  double step;
+  double offset;
+};
+
+// Adding and subtracting this rounds a small double to the nearest integer, in two IEEE-fixed operations.
+inline constexpr double kRoundingShift = 0x1.8p52;
+
+// x is moved into the table's range, and NaN to its lower end, so that no row outside is read.
+CERTCAL_HD CdfPlace cdf_place(double x) {
+  const double raised = x > -kCdfLimit ? x : -kCdfLimit;
+  const double inside = raised < kCdfLimit ? raised : kCdfLimit;
   const double scaled = inside * kCdfStepsPerUnit;
-  const double nearest = floor(scaled + 0.5);
-  const double offset = (scaled - nearest) * (1.0 / kCdfStepsPerUnit);  // both steps are exact
-  const double* row = table + (static_cast<int>(nearest) + (kCdfRows - 1) / 2) * kCdfTerms;
-  // Estrin's scheme: a third of the latency of Horner's, and most of the time is latency.
+  const double step = (scaled + kRoundingShift) - kRoundingShift;
+  return {step, (scaled - step) * (1.0 / kCdfStepsPerUnit)};  // both operations are exact
+}
+
+CERTCAL_HD const double* cdf_row(double step, const double* table) {
+  return table + (static_cast<int>(step) + (kCdfRows - 1) / 2) * kCdfTerms;
+}
+
+// Phi to within kCdfSlack / 2, by Estrin's scheme: a third of the latency of Horner's.
+CERTCAL_HD double cdf_polynomial(const double* row, double offset) {
   const double square = offset * offset;
   const double low = fma(fma(row[3], offset, row[2]), square, fma(row[1], offset, row[0]));
   const double high = fma(fma(row[7], offset, row[6]), square, fma(row[5], offset, row[4]));
@@ -38,14 +54,28 @@ CERTCAL_HD double normal_cdf(double x, const double* table) {
   return fma(fma(top, fourth, high), fourth, low);
 }
 
+// The polynomial's value to a bound on Phi(x). NaN gives 0 and 1, which bound nothing.
+CERTCAL_HD double cdf_below(double x, double p) {
+  const double bound = p - kCdfSlack;
+  return !(x >= -kCdfLimit) | (bound < 0.0) ? 0.0 : bound;
+}
+
+CERTCAL_HD double cdf_above(double x, double p) {
+  const double bound = p + kCdfSlack;
+  return !(x <= kCdfLimit) | (bound > 1.0) ? 1.0 : bound;
+}
+
+CERTCAL_HD double normal_cdf(double x, const double* table) {
+  const CdfPlace place = cdf_place(x);
+  return cdf_polynomial(cdf_row(place.step, table), place.offset);
+}
+
 CERTCAL_HD double normal_cdf_below(double x, const double* table) {
-  const double p = normal_cdf(x, table) - kCdfSlack;
-  return (x < -kCdfLimit) | (p < 0.0) ? 0.0 : p;
+  return cdf_below(x, normal_cdf(x, table));
 }
 
 CERTCAL_HD double normal_cdf_above(double x, const double* table) {
-  const double p = normal_cdf(x, table) + kCdfSlack;
-  return !(x <= kCdfLimit) | (p > 1.0) ? 1.0 : p;  // NaN gives 1: it bounds nothing
+  return cdf_above(x, normal_cdf(x, table));
 }
 
 }  // namespace certcal

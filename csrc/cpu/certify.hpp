@@ -11,18 +11,18 @@ namespace certcal {
 // Samples that share an interval form a group (votes: samples with the same count), so the samples are first counted per
 // (right or wrong, group), O(N), and then each radius costs one bound per group, whatever N is.
 // Group indices outside [0, groups) must have been refused before.
-void certify_cpu(const int64_t* group,         // (samples,)
-                 const uint8_t* correct,       // (samples,)
+void certify_cpu(const int64_t* group,    // (samples,)
+                 const uint8_t* correct,  // (samples,)
                  int64_t samples,
-                 const double* confidence,     // (groups,) the unperturbed point estimate
-                 const double* probit_lower,   // (groups,)
-                 const double* probit_upper,   // (groups,)
+                 const double* confidence,    // (groups,) the unperturbed point estimate
+                 const double* probit_lower,  // (groups,)
+                 const double* probit_upper,  // (groups,)
                  int64_t groups,
-                 const double* shifts,         // (radii,) radius / sigma
+                 const double* shifts,  // (radii,) radius / sigma
                  int64_t radii, const Bins& bins,
-                 int64_t* tables,              // (radii, 2, M, M, kCellWords), added to
-                 int64_t* clean,               // (radii, M, kCleanWords), added to
-                 int64_t* brier,               // (radii, kBrierWords), added to
+                 int64_t* tables,  // (radii, 2, M, M, kCellWords), added to
+                 int64_t* clean,   // (radii, M, kCleanWords), added to
+                 int64_t* brier,   // (radii, kBrierWords), added to
                  int threads);
 
 // lower, upper: the interval of each row under a shift, rounded outward.
@@ -40,8 +40,8 @@ enum SummaryColumn : int {
   kSummaryColumns = 6
 };
 
-void summarize_cpu(const int64_t* tables, const int64_t* clean, const int64_t* brier,
-                   int64_t radii, const Bins& bins,
+void summarize_cpu(const int64_t* tables, const int64_t* clean, const int64_t* brier, int64_t radii,
+                   const Bins& bins,
                    double* summary,  // (radii, kSummaryColumns)
                    int threads);
 

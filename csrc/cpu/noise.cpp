@@ -10,42 +10,18 @@ namespace certcal {
 namespace {
 
 constexpr int64_t kPieceElements = 4096;  // a multiple of every path's step
-constexpr int64_t kGrainPieces = 8;       // below some 10^5 elements a thread costs more than it saves
+constexpr int64_t kGrainPieces = 8;  // below some 10^5 elements a thread costs more than it saves
 
 NoiseRow row_function(SimdPath path) {
 #ifdef CERTCAL_X86
-  if (path == SimdPath::kAvx512) return noise_row_avx512;
-  if (path == SimdPath::kAvx2) return noise_row_avx2;
-#endif
+  return for_path(path, noise_row_scalar, noise_row_avx2, noise_row_avx512);
+#else
   (void)path;
   return noise_row_scalar;
+#endif
 }
 
 }  // namespace
-
-std::vector<SimdPath> available_simd_paths() {
-  std::vector<SimdPath> paths;
-#ifdef CERTCAL_X86
-  if (__builtin_cpu_supports("avx512f")) paths.push_back(SimdPath::kAvx512);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    paths.push_back(SimdPath::kAvx2);
-  }
-#endif
-  paths.push_back(SimdPath::kScalar);
-  return paths;
-}
-
-std::string simd_path_name(SimdPath path) {
-  switch (path) {
-    case SimdPath::kAvx512:
-      return "avx512";
-    case SimdPath::kAvx2:
-      return "avx2";
-    case SimdPath::kScalar:
-      break;
-  }
-  return "scalar";
-}
 
 void add_noise_cpu(const float* images, const int64_t* sample_ids, float sigma, uint64_t seed,
                    int64_t batch, int64_t elements, uint32_t first_draw, int64_t draws, float* out,

@@ -3,16 +3,10 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <vector>
+
+#include "simd_path.hpp"
 
 namespace certcal {
-
-enum class SimdPath { kScalar, kAvx2, kAvx512 };
-
-// The paths that this processor can run, best first; the scalar one is always there.
-std::vector<SimdPath> available_simd_paths();
-std::string simd_path_name(SimdPath path);
 
 // out[b, d, e] = images[b, e] + sigma * z(seed, sample_ids[b], first_draw + d, e), one rounding. Same bits on every path.
 void add_noise_cpu(const float* images,        // (batch, elements)

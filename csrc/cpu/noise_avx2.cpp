@@ -45,9 +45,7 @@ struct Floats8 {
 };
 Floats8 operator*(Floats8 a, Floats8 b) { return Floats8(_mm256_mul_ps(a.v, b.v)); }
 Floats8 operator-(Floats8 a, Floats8 b) { return Floats8(_mm256_sub_ps(a.v, b.v)); }
-Floats8 fused(Floats8 a, Floats8 b, Floats8 c) {
-  return Floats8(_mm256_fmadd_ps(a.v, b.v, c.v));
-}
+Floats8 fused(Floats8 a, Floats8 b, Floats8 c) { return Floats8(_mm256_fmadd_ps(a.v, b.v, c.v)); }
 Floats8 square_root(Floats8 x) { return Floats8(_mm256_sqrt_ps(x.v)); }
 Floats8 from_signed(Words8 w) { return Floats8(_mm256_cvtepi32_ps(w.v)); }
 // AVX2 converts signed integers only. Both halves are exact, and the fma rounds their sum once: the same float that a

@@ -104,8 +104,8 @@ void count_votes_cpu(const Real* logits, int64_t batch, int64_t draws, int64_t c
 
 template <class Real>
 void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t batch, int64_t draws,
-                         int64_t num_classes, int64_t bins, int64_t* histogram,
-                         int64_t* score_sums, int64_t* faults, int threads) {
+                         int64_t num_classes, int64_t bins, int64_t* histogram, int64_t* score_sums,
+                         int64_t* faults, int threads) {
   parallel_for(batch * draws, grain_rows(num_classes), threads, [&](int64_t first, int64_t last) {
     SampleWords sample_histogram(histogram, bins);
     SampleWords sample_sums(score_sums, 2);
@@ -126,11 +126,11 @@ void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t bat
 
 template void count_votes_cpu(const float*, int64_t, int64_t, int64_t, double, int64_t*, uint8_t*,
                               int64_t*, int);
-template void count_votes_cpu(const double*, int64_t, int64_t, int64_t, double, int64_t*,
-                              uint8_t*, int64_t*, int);
+template void count_votes_cpu(const double*, int64_t, int64_t, int64_t, double, int64_t*, uint8_t*,
+                              int64_t*, int);
 template void score_histogram_cpu(const float*, const int64_t*, int64_t, int64_t, int64_t, int64_t,
                                   int64_t*, int64_t*, int64_t*, int);
-template void score_histogram_cpu(const double*, const int64_t*, int64_t, int64_t, int64_t,
-                                  int64_t, int64_t*, int64_t*, int64_t*, int);
+template void score_histogram_cpu(const double*, const int64_t*, int64_t, int64_t, int64_t, int64_t,
+                                  int64_t*, int64_t*, int64_t*, int);
 
 }  // namespace certcal

@@ -20,8 +20,8 @@ void count_votes_cpu(const Real* logits,  // (batch, draws, classes)
 // histogram[b, j] += how many softmax scores of class classes[b] (null: of each row's top class) fall in bin j of
 // `bins` equal ones; score_sums[b] += their sum in two fixed-point words, rounded down.
 template <class Real>
-void score_histogram_cpu(const Real* logits,       // (batch, draws, num_classes)
-                         const int64_t* classes,   // (batch,) or null
+void score_histogram_cpu(const Real* logits,      // (batch, draws, num_classes)
+                         const int64_t* classes,  // (batch,) or null
                          int64_t batch, int64_t draws, int64_t num_classes, int64_t bins,
                          int64_t* histogram,   // (batch, bins), added to
                          int64_t* score_sums,  // (batch, 2), added to

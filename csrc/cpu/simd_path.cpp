@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+#include "simd_path.hpp"
+
+namespace certcal {
+
+std::vector<SimdPath> available_simd_paths() {
+  std::vector<SimdPath> paths;
+#ifdef CERTCAL_X86
+  if (__builtin_cpu_supports("avx512f")) paths.push_back(SimdPath::kAvx512);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    paths.push_back(SimdPath::kAvx2);
+  }
+#endif
+  paths.push_back(SimdPath::kScalar);
+  return paths;
+}
+
+std::string simd_path_name(SimdPath path) {
+  switch (path) {
+    case SimdPath::kAvx512:
+      return "avx512";
+    case SimdPath::kAvx2:
+      return "avx2";
+    case SimdPath::kScalar:
+      break;
+  }
+  return "scalar";
+}
+
+}  // namespace certcal
