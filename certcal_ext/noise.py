@@ -90,11 +90,11 @@ def write_noise(
 ) -> None:
     """The same without checks, into ``out`` (B, D, E) from ``images`` (B, E) on one device."""
     core.add_noise(
-        images,
-        out,
+        _tensors.handed_over(images),
+        _tensors.handed_over(out),
         sigma,
         seed,
-        sample_ids,
+        _tensors.handed_over(sample_ids),
         first_draw,
         threads=num_threads(),
         stream=_tensors.current_stream(images),

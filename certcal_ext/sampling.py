@@ -68,21 +68,21 @@ class VoteSampler:
             (len(images), self._num_classes), dtype=torch.int64, device=images.device
         )
         faults = torch.zeros(2, dtype=torch.int64, device=images.device)
+        near_ties = torch.zeros(self._batch_size, dtype=torch.uint8, device=images.device)
         unsure: list[tuple[int, int]] = []
         margin: float | None = None
         for rows, columns in _tiles(len(images), draws, self._batch_size):
             logits = self._logits(images[rows], ids[rows], first_draw + columns.start, len(columns))
             if margin is None:
                 margin = self._margin(logits)
-            near = torch.zeros(logits.shape[:2], dtype=torch.uint8, device=images.device)
-            write_votes(logits, counts[rows], near, margin, faults)
-            if bool(faults.any()):
-                self._raise_on_faults(faults, sample_ids[rows], logits.shape[0] * logits.shape[1])
-            if margin > 0:
-                unsure += [
-                    (rows.start + b, first_draw + columns.start + d)
-                    for b, d in near.nonzero().tolist()
-                ]
+            near = near_ties[: logits.shape[0] * logits.shape[1]].view(logits.shape[:2])
+            write_votes(logits, counts[rows], near if margin > 0 else None, margin, faults)
+            if any(_values(faults)):
+                self._raise_on_faults(faults, sample_ids[rows], near.numel())
+            marked = np.argwhere(_values(near)) if margin > 0 else ()
+            if len(marked):
+                unsure += [(rows.start + b, first_draw + columns.start + d) for b, d in marked]
+                near.zero_()
             self._on_draws(logits.shape[0] * logits.shape[1])
         if unsure:
             self._count_alone(images, ids, unsure, counts, faults)
@@ -140,6 +140,12 @@ class VoteSampler:
         message = fault_message("model", faults.cpu(), rows)
         if message is not None:
             raise ValueError(f"{message}, among samples {sample_ids[0]} to {sample_ids[-1]}")
+
+
+def _values(tensor: torch.Tensor) -> NDArray[Any]:
+    """What a small tensor holds; on the CPU a view, on a GPU a copy that waits for the device."""
+    values: NDArray[Any] = tensor.cpu().numpy()
+    return values
 
 
 def _tiles(samples: int, draws: int, batch_size: int) -> Iterator[tuple[slice, range]]:

@@ -75,11 +75,11 @@ def count_votes(logits: Any) -> Any:
 def write_votes(logits: Any, counts: Any, near_ties: Any, margin: float, faults: Any) -> None:
     """The same without checks, added to ``counts`` and ``faults``; see ``_core.count_votes``."""
     core.count_votes(
-        logits,
-        counts,
-        near_ties,
+        _tensors.handed_over(logits),
+        _tensors.handed_over(counts),
+        _tensors.handed_over(near_ties),
         margin,
-        faults,
+        _tensors.handed_over(faults),
         threads=num_threads(),
         stream=_tensors.current_stream(logits),
     )

@@ -62,9 +62,16 @@ int32_t cell_of(const Rows& rows, int n, const Bins& bins) {
 // Marks a row whose cell has to be found by comparing with the edges themselves.
 constexpr int32_t kNearEdge = -1;
 
-// For bins of equal width: trunc(x * count) is the bin, except within kEdgeMargin of an edge, which no edge is further
-// than from m / count (edges_are_uniform) and where x * count may be rounded.
+// For bins of equal width, trunc(x * count) is the bin, except within kEdgeMargin of an edge: no edge is further than
+// that from m / count (edges_are_uniform), and x * count may be rounded. The ends 0 and 1 belong to the first and the last
+// bin whatever side is closed, and many bounds lie there.
 constexpr double kEdgeMargin = 1e-8;
+
+CERTCAL_HD int is_sure(double scaled, double floor, double count) {
+  const double above = scaled - floor;
+  return ((above > kEdgeMargin) & (above < 1.0 - kEdgeMargin)) | (scaled == 0.0) |
+         (scaled == count);
+}
 
 CERTCAL_CLONES void prepare_table_rows(const Rows& rows, int count, const Bins& bins,
                                        Prepared& out) {
@@ -73,18 +80,17 @@ CERTCAL_CLONES void prepare_table_rows(const Rows& rows, int count, const Bins& 
     out.upper[n] = pack_words(fixed_ceil(rows.upper[n]));
   }
   const int m = bins.count;
-  const bool guess = bins.uniform;
+  const double width = m;
+  const int uniform = bins.uniform;
   for (int n = 0; n < count; ++n) {
-    const double lower = rows.lower[n] * m;
-    const double upper = rows.upper[n] * m;
+    const double lower = rows.lower[n] * width;
+    const double upper = rows.upper[n] * width;
     const int a = static_cast<int>(lower);
     const int b = static_cast<int>(upper);
-    const double above_a = lower - a;
-    const double above_b = upper - b;
-    const bool clear = guess & (above_a > kEdgeMargin) & (above_a < 1.0 - kEdgeMargin) &
-                       (above_b > kEdgeMargin) & (above_b < 1.0 - kEdgeMargin);
-    const int32_t cell = (static_cast<int32_t>(rows.correct[n] != 0) * m + a) * m + b;
-    out.cell[n] = clear ? cell : kNearEdge;
+    const int sure = uniform & is_sure(lower, a, width) & is_sure(upper, b, width);
+    const int32_t right = rows.correct[n] != 0;
+    const int32_t cell = (right * m + (a - (a == m))) * m + (b - (b == m));
+    out.cell[n] = sure != 0 ? cell : kNearEdge;
   }
 }
 
