@@ -73,7 +73,7 @@ def shares(model: torch.nn.Module, image: torch.Tensor, runs: int) -> dict[str, 
 
 def main() -> None:
     quick = "--quick" in sys.argv[1:]
-    n0, n, samples = (100, 2000, 2) if quick else (100, 20_000, 4)
+    n0, n, samples = (100, 2000, 2) if quick else (100, 20_000, 8)
     warnings.filterwarnings("ignore", message=".*abstain.*")  # an untrained model does
     model = small_mlp(seed=0)
     images = torch.rand(samples, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -94,7 +94,7 @@ def main() -> None:
         if chosen == predicted:
             assert abs(votes - mine) < 6 * np.sqrt(n / 2), (votes, mine)
 
-    pair = paired(ours, lambda: classic_certify(model, images, n0, n), runs=3 if quick else 11)
+    pair = paired(ours, lambda: classic_certify(model, images, n0, n), runs=3 if quick else 15)
     summary = show(f"certify, MLP, 3x32x32, n = {n:,}", pair, at_least=5)
     parts = shares(model, images[0], runs=5 if quick else 51)
     floor = parts["forward_seconds_per_draw"] * samples * (n0 + n)

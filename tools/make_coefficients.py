@@ -31,10 +31,10 @@ def near_minimax(function, low: float, high: float, degree: int) -> list[mp.mpf]
 
 
 def log_tail(f: mp.mpf) -> mp.mpf:
-    """P in log(1 + f) = f - f^2 / 2 + f^3 P(f)."""
+    """P in -2 log(1 + f) = -2 f + f^2 + f^3 P(f)."""
     if abs(f) < mp.mpf("1e-12"):
-        return mp.mpf(1) / 3 - f / 4
-    return (mp.log1p(f) - f + f * f / 2) / f**3
+        return -mp.mpf(2) / 3 + f / 2
+    return -2 * (mp.log1p(f) - f + f * f / 2) / f**3
 
 
 def sin_tail(s: mp.mpf) -> mp.mpf:
@@ -84,7 +84,7 @@ def write_float32_coefficients() -> None:
         "",
         polynomial(
             "log_tail",
-            "log(1 + f) = f - f^2 / 2 + f^3 P(f) on [sqrt(1/2) - 1, sqrt(2) - 1]",
+            "-2 log(1 + f) = -2 f + f^2 + f^3 P(f) on [sqrt(1/2) - 1, sqrt(2) - 1]",
             near_minimax(log_tail, *log_range, degree=8),
         ),
         polynomial(

@@ -53,13 +53,15 @@ const char* name_of(DType dtype) {
   return "unknown";
 }
 
-DType find_dtype(char kind, int64_t bytes, const std::string& argument, const std::string& found) {
+// `found` names what came; it is called only for the error, as NumPy takes its time to print a dtype.
+template <class Describe>
+DType find_dtype(char kind, int64_t bytes, const std::string& argument, const Describe& found) {
   if (kind == 'b') kind = 'u';
   for (const DTypeName& entry : kDTypes) {
     if (entry.kind == kind && entry.bytes == bytes) return entry.dtype;
   }
   throw py::type_error(
-      argument + ": expected float32, float64, int8, int64, uint8 or bool values, got " + found);
+      argument + ": expected float32, float64, int8, int64, uint8 or bool values, got " + found());
 }
 
 std::string shape_text(const std::vector<int64_t>& sizes) {
@@ -103,7 +105,8 @@ TensorView::TensorView(const py::handle& array, std::string name) : name_(std::m
 void TensorView::read_numpy(const py::handle& handle) {
   const auto array = py::reinterpret_borrow<py::array>(handle);
   const py::dtype dtype = array.dtype();
-  dtype_ = find_dtype(dtype.kind(), dtype.itemsize(), name_, std::string(py::str(dtype)));
+  dtype_ = find_dtype(dtype.kind(), dtype.itemsize(), name_,
+                      [&] { return std::string(py::str(dtype)); });
   if (dtype.itemsize() > 1 && dtype.byteorder() == '>') {
     throw py::type_error(name_ + ": expected native byte order, got big-endian values");
   }
@@ -144,9 +147,10 @@ void TensorView::read_dlpack(const py::handle& array) {
                     : type.code == kDlFloat ? 'f'
                     : type.code == kDlBool  ? 'b'
                                             : '?';
-  dtype_ = find_dtype(
-      type.lanes == 1 ? kind : '?', type.bits / 8, name_,
-      "DLPack code " + std::to_string(type.code) + " with " + std::to_string(type.bits) + " bits");
+  dtype_ = find_dtype(type.lanes == 1 ? kind : '?', type.bits / 8, name_, [&] {
+    return "DLPack code " + std::to_string(type.code) + " with " + std::to_string(type.bits) +
+           " bits";
+  });
   shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
   require_contiguous(shape_, tensor.strides, 1, name_);
   data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;

@@ -19,47 +19,39 @@ namespace certcal {
 
 inline constexpr int kNormalsPerBlock = 4;  // one Philox block gives four normals
 
-template <class F>
-struct NormalPair {
-  F first, second;
-};
-
-// sqrt(-2 log((w + 1/2) / 2^32)).
+// sqrt(-2 log((w + 1/2) / 2^32)). Everything is scaled by -2 from the start, which is exact.
 template <class F, class Word>
 CERTCAL_HD F normal_radius(Word w) {
   const F u = fused(from_unsigned(w), F(0x1p-32f), F(0x1p-33f));
   // u = m * 2^e with m in [sqrt(1/2), sqrt(2)): adding the distance from sqrt(1/2) to 1 carries into the exponent.
-  const Word bits = bits_of(u);
-  const Word biased_exponent = (bits + Word(0x3F800000u - 0x3F3504F3u)) >> 23;
-  const F mantissa = float_of(bits - (biased_exponent << 23) + Word(127u << 23));
-  const F exponent = from_signed(biased_exponent) - F(127.0f);
-  const F f = mantissa - F(1.0f);
+  const Word shifted = bits_of(u) + Word(0x3F800000u - 0x3F3504F3u);
+  const F exponent = from_signed(shifted >> 23) - F(127.0f);
+  const F f = float_of((shifted & Word(0x007FFFFFu)) + Word(0x3F3504F3u)) - F(1.0f);
   const F square = f * f;
-  const F log_mantissa = fused(square * f, log_tail(f), fused(square, F(-0.5f), f));
-  const F log_u = fused(exponent, F(0x1.62e430p-1f), log_mantissa);
-  return square_root(F(-2.0f) * log_u);
+  const F log_mantissa = fused(square * f, log_tail(f), fused(f, F(-2.0f), square));
+  return square_root(fused(exponent, F(-0x1.62e430p+0f), log_mantissa));
 }
 
 template <class F, class Word>
 CERTCAL_HD NormalPair<F> normal_pair(Word radius_word, Word angle_word) {
   const F radius = normal_radius<F>(radius_word);
 
-  const Word quadrant = (angle_word + Word(1u << 29)) >> 30;
-  const Word offset = (angle_word - (quadrant << 30)) | Word(1u);  // odd, in (-2^29, 2^29)
-  const F y = from_signed(offset) * F(0x1.921fb6p-30f);            // 2 pi / 2^32 times it
+  // An eighth of a turn further, the top two bits count quarter turns, and the rest is the angle past the last axis plus
+  // an eighth of a turn.
+  const Word turned = angle_word + Word(1u << 29);
+  const Word offset = ((turned & Word(0x3FFFFFFFu)) | Word(1u)) - Word(1u << 29);
+  const F y =
+      from_signed(offset) * F(0x1.921fb6p-30f);  // 2 pi / 2^32 times an odd number in (-2^29, 2^29)
   const F square = y * y;
   const F sine = fused(square * y, sin_tail(square), y);
   const F cosine = fused(square * square, cos_tail(square), fused(square, F(-0.5f), F(1.0f)));
 
-  // Turn by `quadrant` quarter turns: odd ones exchange sine and cosine, and signs follow.
-  const Word odd = Word(0u) - (quadrant & Word(1u));  // all ones or all zeros
-  const Word sine_bits = bits_of(sine);
-  const Word cosine_bits = bits_of(cosine);
-  const Word exchanged = (sine_bits ^ cosine_bits) & odd;
-  const Word cosine_sign = ((quadrant + Word(1u)) & Word(2u)) << 30;
-  const Word sine_sign = (quadrant & Word(2u)) << 30;
-  return {radius * float_of((cosine_bits ^ exchanged) ^ cosine_sign),
-          radius * float_of((sine_bits ^ exchanged) ^ sine_sign)};
+  // Odd quarter turns exchange sine and cosine. The sine is negative in the second half turn, the cosine a quarter turn
+  // before that.
+  const NormalPair<F> axes = exchanged_where(turned & Word(1u << 30), cosine, sine);
+  const Word sign(1u << 31);
+  return {radius * float_of(bits_of(axes.first) ^ ((turned + Word(1u << 30)) & sign)),
+          radius * float_of(bits_of(axes.second) ^ (turned & sign))};
 }
 
 template <class F>

@@ -7,18 +7,18 @@
 
 namespace certcal {
 
-// log(1 + f) = f - f^2 / 2 + f^3 P(f) on [sqrt(1/2) - 1, sqrt(2) - 1]
+// -2 log(1 + f) = -2 f + f^2 + f^3 P(f) on [sqrt(1/2) - 1, sqrt(2) - 1]
 template <class F>
 CERTCAL_HD F log_tail(F x) {
-  F p = F(0x1.1d8ea60000000p-4f);
-  p = fused(p, x, F(-0x1.d635bc0000000p-4f));
-  p = fused(p, x, F(0x1.dea2820000000p-4f));
-  p = fused(p, x, F(-0x1.fcf4c60000000p-4f));
-  p = fused(p, x, F(0x1.23d21a0000000p-3f));
-  p = fused(p, x, F(-0x1.555b4a0000000p-3f));
-  p = fused(p, x, F(0x1.999d5a0000000p-3f));
-  p = fused(p, x, F(-0x1.fffffc0000000p-3f));
-  p = fused(p, x, F(0x1.5555540000000p-2f));
+  F p = F(-0x1.1d8ea60000000p-3f);
+  p = fused(p, x, F(0x1.d635bc0000000p-3f));
+  p = fused(p, x, F(-0x1.dea2820000000p-3f));
+  p = fused(p, x, F(0x1.fcf4c60000000p-3f));
+  p = fused(p, x, F(-0x1.23d21a0000000p-2f));
+  p = fused(p, x, F(0x1.555b4a0000000p-2f));
+  p = fused(p, x, F(-0x1.999d5a0000000p-2f));
+  p = fused(p, x, F(0x1.fffffc0000000p-2f));
+  p = fused(p, x, F(-0x1.5555540000000p-1f));
   return p;
 }
 

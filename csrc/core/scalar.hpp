@@ -28,4 +28,14 @@ CERTCAL_HD float float_of(uint32_t bits) {
   return x;
 }
 
+template <class F>
+struct NormalPair {
+  F first, second;
+};
+
+// (a, b), or (b, a) where the bit is set.
+CERTCAL_HD NormalPair<float> exchanged_where(uint32_t bit, float a, float b) {
+  return bit != 0 ? NormalPair<float>{b, a} : NormalPair<float>{a, b};
+}
+
 }  // namespace certcal

@@ -17,7 +17,6 @@ Words8 operator-(Words8 a, Words8 b) { return Words8(_mm256_sub_epi32(a.v, b.v))
 Words8 operator^(Words8 a, Words8 b) { return Words8(_mm256_xor_si256(a.v, b.v)); }
 Words8 operator&(Words8 a, Words8 b) { return Words8(_mm256_and_si256(a.v, b.v)); }
 Words8 operator|(Words8 a, Words8 b) { return Words8(_mm256_or_si256(a.v, b.v)); }
-Words8 operator<<(Words8 a, int n) { return Words8(_mm256_slli_epi32(a.v, n)); }
 Words8 operator>>(Words8 a, int n) { return Words8(_mm256_srli_epi32(a.v, n)); }
 
 // Eight words in the low halves of 64-bit lanes. The high halves hold whatever the last operation left: the
@@ -57,6 +56,12 @@ Floats8 from_unsigned(Words8 w) {
 }
 Words8 bits_of(Floats8 x) { return Words8(_mm256_castps_si256(x.v)); }
 Floats8 float_of(Words8 w) { return Floats8(_mm256_castsi256_ps(w.v)); }
+
+NormalPair<Floats8> exchanged_where(Words8 bit, Floats8 a, Floats8 b) {
+  // A blend looks at the sign bit only; the bit in question is the one below.
+  const __m256 set = _mm256_castsi256_ps(_mm256_slli_epi32(bit.v, 1));
+  return {Floats8(_mm256_blendv_ps(a.v, b.v, set)), Floats8(_mm256_blendv_ps(b.v, a.v, set))};
+}
 
 struct Avx2Lanes {
   using Float = Floats8;

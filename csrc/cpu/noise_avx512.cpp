@@ -17,7 +17,6 @@ Words16 operator-(Words16 a, Words16 b) { return Words16(_mm512_sub_epi32(a.v, b
 Words16 operator^(Words16 a, Words16 b) { return Words16(_mm512_xor_si512(a.v, b.v)); }
 Words16 operator&(Words16 a, Words16 b) { return Words16(_mm512_and_si512(a.v, b.v)); }
 Words16 operator|(Words16 a, Words16 b) { return Words16(_mm512_or_si512(a.v, b.v)); }
-Words16 operator<<(Words16 a, unsigned n) { return Words16(_mm512_slli_epi32(a.v, n)); }
 Words16 operator>>(Words16 a, unsigned n) { return Words16(_mm512_srli_epi32(a.v, n)); }
 
 // Sixteen words in the low halves of 64-bit lanes. The high halves hold whatever the last operation left: the
@@ -53,6 +52,12 @@ Floats16 from_unsigned(Words16 w) { return Floats16(_mm512_cvtepu32_ps(w.v)); }
 Floats16 from_signed(Words16 w) { return Floats16(_mm512_cvtepi32_ps(w.v)); }
 Words16 bits_of(Floats16 x) { return Words16(_mm512_castps_si512(x.v)); }
 Floats16 float_of(Words16 w) { return Floats16(_mm512_castsi512_ps(w.v)); }
+
+NormalPair<Floats16> exchanged_where(Words16 bit, Floats16 a, Floats16 b) {
+  const __mmask16 set = _mm512_test_epi32_mask(bit.v, bit.v);
+  return {Floats16(_mm512_mask_blend_ps(set, a.v, b.v)),
+          Floats16(_mm512_mask_blend_ps(set, b.v, a.v))};
+}
 
 struct Avx512Lanes {
   using Float = Floats16;
