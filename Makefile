@@ -5,13 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CPP_BUILD := build/cpp
+BENCH_BUILD ?= build/bench
 DEMO_DIR ?= certcal-demo
 CERTCAL_CUDA ?= AUTO
 export CERTCAL_CUDA
 
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test test-python test-cpp lint format bench coefficients clean check-tools sanitize
+.PHONY: demo test test-python test-cpp lint format bench bench-cpp coefficients clean check-tools sanitize
 
 demo: $(VENV)/.installed
 	$(BIN)/certcal demo --out $(DEMO_DIR)
@@ -37,6 +38,18 @@ format: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/run.py
+
+# The C++ benchmarks, a few seconds each; CUDA too where nvcc and a device are there.
+bench-cpp: $(VENV)/.installed
+	$(BIN)/cmake -S . -B $(BENCH_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DCERTCAL_BUILD_PYTHON=OFF -DCERTCAL_BUILD_BENCH=ON -DCERTCAL_CUDA=$(CERTCAL_CUDA)
+	$(BIN)/cmake --build $(BENCH_BUILD)
+	@mkdir -p bench/results
+	for name in noise votes certify ece; do \
+	  $(BENCH_BUILD)/bench/bench_$$name --benchmark_min_time=0.05 --benchmark_repetitions=7 \
+	    --benchmark_display_aggregates_only=true --benchmark_context=commit=$$(git describe --always --dirty) \
+	    --benchmark_out_format=json --benchmark_out=bench/results/cpp_$$name.json || exit 1; \
+	done
 
 # The C++ tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitize: $(VENV)/.installed

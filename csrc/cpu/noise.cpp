@@ -2,6 +2,7 @@
 #include "noise.hpp"
 
 #include <algorithm>
+#include <vector>
 
 #include "noise_kernel.hpp"
 #include "parallel.hpp"
@@ -11,36 +12,125 @@ namespace {
 
 constexpr int64_t kPieceElements = 4096;  // a multiple of every path's step
 constexpr int64_t kGrainPieces = 8;  // below some 10^5 elements a thread costs more than it saves
+constexpr int64_t kTilePixels = 64;  // a multiple of this, where images are interleaved
+constexpr int64_t kTileDraws = 8;    // share the sorting of an interleaved image into planes
 
-NoiseRow row_function(SimdPath path) {
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class Value>
+NoiseRow<Value> row_function(SimdPath path) {
 #ifdef CERTCAL_X86
-  return for_path(path, noise_row_scalar, noise_row_avx2, noise_row_avx512);
+  return for_path<NoiseRow<Value>>(path, noise_row_scalar, noise_row_avx2, noise_row_avx512);
 #else
   (void)path;
   return noise_row_scalar;
 #endif
 }
 
+template <class Value>
+struct Noise {
+  const float* images;
+  const int64_t* sample_ids;
+  float sigma;
+  uint64_t seed;
+  int64_t batch, elements;
+  uint32_t first_draw;
+  int64_t draws;
+  Value* out;
+  int threads;
+  NoiseRow<Value> row;
+
+  void add_to_rows() const {
+    const int64_t pieces = ceil_div(elements, kPieceElements);
+    const int64_t row_grain = std::max<int64_t>(1, kGrainPieces * kPieceElements / elements);
+    const int64_t grain = pieces > 1 ? kGrainPieces : row_grain;
+    parallel_for(batch * draws * pieces, grain, threads, [&](int64_t first, int64_t last) {
+      for (int64_t item = first; item < last; ++item) {
+        const int64_t line = item / pieces;
+        const int64_t begin = (item % pieces) * kPieceElements;
+        const int64_t b = line / draws;
+        row(images + b * elements + begin, sigma, seed, static_cast<uint64_t>(sample_ids[b]),
+            first_draw + static_cast<uint32_t>(line % draws), begin,
+            std::min(kPieceElements, elements - begin), out + line * elements + begin);
+      }
+    });
+  }
+
+  // A tile of pixels is sorted into planes once for several draws; the planes are rows as above, and their noisy values
+  // go back to their places among the other channels.
+  void add_to_interleaved(int64_t channels) const {
+    const int64_t pixels = elements / channels;
+    const int64_t tile =
+        std::max<int64_t>(kTilePixels, kPieceElements / channels / kTilePixels * kTilePixels);
+    const int64_t tiles = ceil_div(pixels, tile);
+    const int64_t chunks = ceil_div(draws, kTileDraws);
+    const int64_t largest = std::min(tile, pixels);
+    const int64_t work = largest * channels * std::min(draws, kTileDraws);
+    const int64_t grain = std::max<int64_t>(1, kGrainPieces * kPieceElements / work);
+    parallel_for(batch * tiles * chunks, grain, threads, [&](int64_t first, int64_t last) {
+      const int64_t room = largest + kNormalsPerBlock;
+      std::vector<float> planes(static_cast<size_t>(channels * room));
+      std::vector<Value> noisy(static_cast<size_t>(room));
+      for (int64_t item = first; item < last; ++item) {
+        const int64_t b = item / (tiles * chunks);
+        const int64_t begin = (item / chunks % tiles) * tile;
+        const int64_t size = std::min(tile, pixels - begin);
+        const float* image = images + b * elements + begin * channels;
+        for (int64_t c = 0; c < channels; ++c) {
+          float* plane = planes.data() + c * room + lead(c * pixels + begin);
+          for (int64_t p = 0; p < size; ++p) plane[p] = image[p * channels + c];
+        }
+        const int64_t first_of_chunk = (item % chunks) * kTileDraws;
+        const int64_t last_of_chunk = std::min(first_of_chunk + kTileDraws, draws);
+        for (int64_t d = first_of_chunk; d < last_of_chunk; ++d) {
+          Value* target = out + (b * draws + d) * elements + begin * channels;
+          for (int64_t c = 0; c < channels; ++c) {
+            const int64_t ahead = lead(c * pixels + begin);
+            row(planes.data() + c * room, sigma, seed, static_cast<uint64_t>(sample_ids[b]),
+                first_draw + static_cast<uint32_t>(d), c * pixels + begin - ahead, ahead + size,
+                noisy.data());
+            for (int64_t p = 0; p < size; ++p) target[p * channels + c] = noisy[ahead + p];
+          }
+        }
+      }
+    });
+  }
+
+  // A row begins at a Philox block: so many elements before the first one wanted.
+  static int64_t lead(int64_t element) { return element % kNormalsPerBlock; }
+};
+
 }  // namespace
 
+template <class Value>
 void add_noise_cpu(const float* images, const int64_t* sample_ids, float sigma, uint64_t seed,
-                   int64_t batch, int64_t elements, uint32_t first_draw, int64_t draws, float* out,
-                   int threads, SimdPath path) {
+                   int64_t batch, int64_t elements, uint32_t first_draw, int64_t draws, Value* out,
+                   int threads, SimdPath path, int64_t channels) {
   if (batch <= 0 || elements <= 0 || draws <= 0) return;
-  const NoiseRow row = row_function(path);
-  const int64_t pieces = (elements + kPieceElements - 1) / kPieceElements;
-  const int64_t row_grain = std::max<int64_t>(1, kGrainPieces * kPieceElements / elements);
-  const int64_t grain = pieces > 1 ? kGrainPieces : row_grain;
-  parallel_for(batch * draws * pieces, grain, threads, [&](int64_t first, int64_t last) {
-    for (int64_t item = first; item < last; ++item) {
-      const int64_t line = item / pieces;
-      const int64_t begin = (item % pieces) * kPieceElements;
-      const int64_t b = line / draws;
-      const uint32_t draw = first_draw + static_cast<uint32_t>(line % draws);
-      row(images + b * elements, sigma, seed, static_cast<uint64_t>(sample_ids[b]), draw, begin,
-          std::min(begin + kPieceElements, elements), out + line * elements);
-    }
-  });
+  const Noise<Value> noise = {images,
+                              sample_ids,
+                              sigma,
+                              seed,
+                              batch,
+                              elements,
+                              first_draw,
+                              draws,
+                              out,
+                              threads,
+                              row_function<Value>(path)};
+  if (channels == 1) {
+    noise.add_to_rows();
+  } else {
+    noise.add_to_interleaved(channels);
+  }
 }
+
+template void add_noise_cpu<float>(const float*, const int64_t*, float, uint64_t, int64_t, int64_t,
+                                   uint32_t, int64_t, float*, int, SimdPath, int64_t);
+template void add_noise_cpu<Float16>(const float*, const int64_t*, float, uint64_t, int64_t,
+                                     int64_t, uint32_t, int64_t, Float16*, int, SimdPath, int64_t);
+template void add_noise_cpu<BFloat16>(const float*, const int64_t*, float, uint64_t, int64_t,
+                                      int64_t, uint32_t, int64_t, BFloat16*, int, SimdPath,
+                                      int64_t);
 
 }  // namespace certcal

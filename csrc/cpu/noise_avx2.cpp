@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Compiled with -mavx2 -mfma; called only where the processor has them.
+// Compiled with -mavx2 -mfma -mf16c; called only where the processor has them.
 #include <immintrin.h>
 
 #include "noise_kernel.hpp"
@@ -81,6 +81,24 @@ struct Avx2Lanes {
   }
   static Float load(const float* p, int k) { return Floats8(_mm256_loadu_ps(p + 8 * k)); }
   static void store(float* p, int k, Float x) { _mm256_storeu_ps(p + 8 * k, x.v); }
+  static void store(Float16* p, int k, Float x) {
+    constexpr int kToNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    store_halves(p + 8 * k, _mm256_cvtps_ph(x.v, kToNearest));
+  }
+  static void store(BFloat16* p, int k, Float x) {
+    const __m256i bits = _mm256_castps_si256(x.v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded =
+        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+    const __m256i nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
+    const __m256i halves = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, nan, is_nan), 16);
+    store_halves(p + 8 * k, _mm_packus_epi32(_mm256_castsi256_si128(halves),
+                                             _mm256_extracti128_si256(halves, 1)));
+  }
+
+ private:
+  static void store_halves(void* p, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(p), x); }
 };
 
 }  // namespace
@@ -94,9 +112,17 @@ struct PhiloxLayout<Words8> {
   }
 };
 
+template <class Value>
 void noise_row_avx2(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                    uint32_t draw, int64_t begin, int64_t end, float* out) {
-  noise_row<Avx2Lanes>(image, sigma, seed, sample_id, draw, begin, end, out);
+                    uint32_t draw, int64_t begin, int64_t size, Value* out) {
+  noise_row<Avx2Lanes>(image, sigma, seed, sample_id, draw, begin, size, out);
 }
+
+template void noise_row_avx2<float>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
+                                    int64_t, float*);
+template void noise_row_avx2<Float16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
+                                      int64_t, Float16*);
+template void noise_row_avx2<BFloat16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
+                                       int64_t, BFloat16*);
 
 }  // namespace certcal

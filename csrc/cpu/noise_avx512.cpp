@@ -79,6 +79,22 @@ struct Avx512Lanes {
   }
   static Float load(const float* p, int k) { return Floats16(_mm512_loadu_ps(p + 16 * k)); }
   static void store(float* p, int k, Float x) { _mm512_storeu_ps(p + 16 * k, x.v); }
+  static void store(Float16* p, int k, Float x) {
+    constexpr int kToNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    store_halves(p + 16 * k, _mm512_cvtps_ph(x.v, kToNearest));
+  }
+  static void store(BFloat16* p, int k, Float x) {
+    const __m512i bits = _mm512_castps_si512(x.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+    const __m512i word = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+    store_halves(p + 16 * k, _mm512_cvtepi32_epi16(_mm512_srli_epi32(word, 16)));
+  }
+
+ private:
+  static void store_halves(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 };
 
 }  // namespace
@@ -92,9 +108,17 @@ struct PhiloxLayout<Words16> {
   }
 };
 
+template <class Value>
 void noise_row_avx512(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                      uint32_t draw, int64_t begin, int64_t end, float* out) {
-  noise_row<Avx512Lanes>(image, sigma, seed, sample_id, draw, begin, end, out);
+                      uint32_t draw, int64_t begin, int64_t size, Value* out) {
+  noise_row<Avx512Lanes>(image, sigma, seed, sample_id, draw, begin, size, out);
 }
+
+template void noise_row_avx512<float>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
+                                      int64_t, float*);
+template void noise_row_avx512<Float16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
+                                        int64_t, Float16*);
+template void noise_row_avx512<BFloat16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
+                                         int64_t, BFloat16*);
 
 }  // namespace certcal

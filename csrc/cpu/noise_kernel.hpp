@@ -5,29 +5,35 @@
 
 #include <cstdint>
 
+#include "../core/half.hpp"
 #include "../core/normal.hpp"
 
 namespace certcal {
 
-// One piece [begin, end) of one draw of one image; begin is a multiple of kNormalsPerBlock.
+// The elements [begin, begin + size) of one draw of one image, which `image` and `out` point to; begin is a multiple of
+// kNormalsPerBlock. Each is instantiated for float, Float16 and BFloat16.
+template <class Value>
 using NoiseRow = void (*)(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                          uint32_t draw, int64_t begin, int64_t end, float* out);
+                          uint32_t draw, int64_t begin, int64_t size, Value* out);
 
+template <class Value>
 void noise_row_scalar(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                      uint32_t draw, int64_t begin, int64_t end, float* out);
+                      uint32_t draw, int64_t begin, int64_t size, Value* out);
 #ifdef CERTCAL_X86
+template <class Value>
 void noise_row_avx2(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                    uint32_t draw, int64_t begin, int64_t end, float* out);
+                    uint32_t draw, int64_t begin, int64_t size, Value* out);
+template <class Value>
 void noise_row_avx512(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                      uint32_t draw, int64_t begin, int64_t end, float* out);
+                      uint32_t draw, int64_t begin, int64_t size, Value* out);
 #endif
 
 // Lanes gives: Float and Word (vectors of kWidth lanes), block_order() -> Word (which block each lane computes, so that
 // after transpose(z) the four vectors hold runs of neighbouring elements), and load(p, k), store(p, k, x) for the k-th of
-// the four vectors of a step that begins at p.
-template <class Lanes>
+// the four vectors of a step that begins at p; store() rounds to the type that p points to, as round_to() does.
+template <class Lanes, class Value>
 void noise_row(const float* image, float sigma, uint64_t seed, uint64_t sample_id, uint32_t draw,
-               int64_t begin, int64_t end, float* out) {
+               int64_t begin, int64_t size, Value* out) {
   using Float = typename Lanes::Float;
   using Word = typename Lanes::Word;
   constexpr int kWidth = Lanes::kWidth;
@@ -43,20 +49,20 @@ void noise_row(const float* image, float sigma, uint64_t seed, uint64_t sample_i
   // The words of the next step are computed beside the normals of this one: each is a long chain of dependent
   // operations, and the processor fills the waiting of one with the other.
   PhiloxBlock<Word> words = words_at(begin);
-  for (int64_t e = begin; e < end; e += kStep) {
-    const PhiloxBlock<Word> next = words_at(e + kStep);
+  for (int64_t e = 0; e < size; e += kStep) {
+    const PhiloxBlock<Word> next = words_at(begin + e + kStep);
     const NormalBlock<Float> normals = normals_of<Float>(words);
     words = next;
     Float z[kNormalsPerBlock] = {normals.z0, normals.z1, normals.z2, normals.z3};
     Lanes::transpose(z);
-    if (end - e >= kStep) {
+    if (size - e >= kStep) {
       for (int k = 0; k < kNormalsPerBlock; ++k) {
         Lanes::store(out + e, k, perturb(Lanes::load(image + e, k), sigmas, z[k]));
       }
     } else {
       alignas(64) float tail[kStep];
       for (int k = 0; k < kNormalsPerBlock; ++k) Lanes::store(tail, k, z[k]);
-      for (int64_t t = e; t < end; ++t) out[t] = perturb(image[t], sigma, tail[t - e]);
+      for (int64_t t = e; t < size; ++t) round_to(perturb(image[t], sigma, tail[t - e]), out[t]);
     }
   }
 }

@@ -7,7 +7,8 @@ std::vector<SimdPath> available_simd_paths() {
   std::vector<SimdPath> paths;
 #ifdef CERTCAL_X86
   if (__builtin_cpu_supports("avx512f")) paths.push_back(SimdPath::kAvx512);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     paths.push_back(SimdPath::kAvx2);
   }
 #endif
