@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from certcal_ext.ece_table import CertifiedEce, EceTable
     from certcal_ext.metrics import CertifiedBrier, brier, certified_brier, certified_ece, ece
     from certcal_ext.milp import CertifiedEceMilp, certified_ece_milp
+    from certcal_ext.more_metrics import CertifiedKs, CertifiedMce, certified_ks, certified_mce
     from certcal_ext.noise import add_noise
     from certcal_ext.provenance import Provenance
     from certcal_ext.smoothing import SmoothedClassifier
@@ -29,6 +30,8 @@ __all__ = [
     "CertifiedBrier",
     "CertifiedEce",
     "CertifiedEceMilp",
+    "CertifiedKs",
+    "CertifiedMce",
     "CertifiedSet",
     "Curve",
     "EceTable",
@@ -41,6 +44,8 @@ __all__ = [
     "certified_brier",
     "certified_ece",
     "certified_ece_milp",
+    "certified_ks",
+    "certified_mce",
     "count_votes",
     "ece",
     "score_histogram",
@@ -51,6 +56,8 @@ _HOME_OF = {
     "CertifiedBrier": "metrics",
     "CertifiedEce": "ece_table",
     "CertifiedEceMilp": "milp",
+    "CertifiedKs": "more_metrics",
+    "CertifiedMce": "more_metrics",
     "CertifiedSet": "curve",
     "Curve": "curve",
     "EceTable": "ece_table",
@@ -62,6 +69,8 @@ _HOME_OF = {
     "certified_brier": "metrics",
     "certified_ece": "metrics",
     "certified_ece_milp": "milp",
+    "certified_ks": "more_metrics",
+    "certified_mce": "more_metrics",
     "count_votes": "votes",
     "ece": "metrics",
     "score_histogram": "votes",
