@@ -29,12 +29,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.hpp' 'csrc/*.cpp' 'csrc/*.cu' 'bench/*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.hpp' 'csrc/*.cpp' 'csrc/*.cu' 'bench/*.cpp' 'bench/*.hpp')
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.hpp' 'csrc/*.cpp' 'csrc/*.cu' 'bench/*.cpp')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.hpp' 'csrc/*.cpp' 'csrc/*.cu' 'bench/*.cpp' 'bench/*.hpp')
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/run.py
@@ -47,7 +47,7 @@ bench-cpp: $(VENV)/.installed
 	@mkdir -p bench/results
 	for name in noise votes certify ece; do \
 	  $(BENCH_BUILD)/bench/bench_$$name --benchmark_min_time=0.05 --benchmark_repetitions=7 \
-	    --benchmark_display_aggregates_only=true --benchmark_context=commit=$$(git describe --always --dirty) \
+	    --benchmark_report_aggregates_only=true --benchmark_context=commit=$$(git describe --always --dirty) \
 	    --benchmark_out_format=json --benchmark_out=bench/results/cpp_$$name.json || exit 1; \
 	done
 

@@ -2,11 +2,11 @@
 // What the C++ benchmarks share: checks before timing, the copy bandwidth as a yardstick, one way to time on each device.
 //
 // Every line reports
-//   bytes_per_second  the bytes that the operation has to read and write, once each. Caches are not modelled: bytes that are
-//                     read again from a cache, and cache lines that the processor reads only to overwrite them, do not count.
-//   ops/s             the operations that its definition asks for, as counted beside each benchmark; fma counts as two.
-//   copy_share        bytes_per_second / copy bandwidth of the same process, threads and device. A copy of n bytes counts
-//                     2 n: read and write. 1 means as fast as memcpy; above 1 means that the data came from a cache.
+//   bytes, GB/s         the bytes that one call has to read and write, once each. Caches are not modelled: bytes that are read
+//                       again from a cache, and lines that the processor reads only to overwrite them, do not count.
+//   operations, Gop/s   the operations that its definition asks for, as counted beside each benchmark; fma counts as two.
+//   copy_share          GB/s over the copy bandwidth of the same process, threads and device. A copy of n bytes counts 2 n,
+//                       read and write. 1 means as fast as memcpy; above 1 means that the data came from a cache.
 #pragma once
 
 #include <benchmark/benchmark.h>
@@ -53,6 +53,10 @@ class Random {
   uint64_t state_;
 };
 
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 inline std::vector<double> equal_width_edges(int bins) {
   std::vector<double> edges(static_cast<size_t>(bins) + 1);
   for (int m = 0; m <= bins; ++m) edges[static_cast<size_t>(m)] = static_cast<double>(m) / bins;
@@ -92,9 +96,8 @@ inline double copy_bandwidth(int threads) {
                             std::memcpy(target.data() + begin, source.data() + begin,
                                         static_cast<size_t>(end - begin));
                           });
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    best = std::max(best, 2.0 * static_cast<double>(kCopyBytes) / seconds_since(start));
     benchmark::DoNotOptimize(target.data());
-    best = std::max(best, 2.0 * static_cast<double>(kCopyBytes) / seconds.count());
   }
   return measured[threads] = best;
 }
@@ -106,15 +109,13 @@ struct Work {
   double operations;
 };
 
-inline void report(benchmark::State& state, const Work& work, double bandwidth) {
-  const auto runs = static_cast<double>(state.iterations());
-  using benchmark::Counter;
-  state.counters["bytes"] = Counter(work.bytes);
-  state.counters["operations"] = Counter(work.operations);
-  state.counters["bytes_per_second"] =
-      Counter(work.bytes * runs, Counter::kIsRate, Counter::kIs1000);
-  state.counters["ops/s"] = Counter(work.operations * runs, Counter::kIsRate);
-  state.counters["copy_share"] = Counter(work.bytes * runs / bandwidth, Counter::kIsRate);
+inline void report(benchmark::State& state, const Work& work, double seconds, double bandwidth) {
+  const double rate = static_cast<double>(state.iterations()) / seconds;
+  state.counters["bytes"] = work.bytes;
+  state.counters["operations"] = work.operations;
+  state.counters["GB/s"] = 1e-9 * work.bytes * rate;
+  state.counters["Gop/s"] = 1e-9 * work.operations * rate;
+  state.counters["copy_share"] = work.bytes * rate / bandwidth;
 }
 
 // Times body(threads) for 1 thread and for all.
@@ -124,11 +125,12 @@ inline void add_cpu(const std::string& name, Work work, const std::function<void
                                  [=](benchmark::State& state) {
                                    const double bandwidth = copy_bandwidth(threads);
                                    body(threads);
+                                   const auto start = std::chrono::steady_clock::now();
                                    for (auto _ : state) {
                                      body(threads);
                                      benchmark::ClobberMemory();
                                    }
-                                   report(state, work, bandwidth);
+                                   report(state, work, seconds_since(start), bandwidth);
                                  })
         ->UseRealTime()
         ->Unit(benchmark::kMicrosecond);
@@ -235,10 +237,13 @@ inline void add_cuda(const std::string& name, Work work,
                                  const double bandwidth = device_copy_bandwidth();
                                  DeviceTimer timer;
                                  timer.seconds(launch);
+                                 double total = 0;
                                  for (auto _ : state) {
-                                   state.SetIterationTime(timer.seconds(launch));
+                                   const double seconds = timer.seconds(launch);
+                                   state.SetIterationTime(seconds);
+                                   total += seconds;
                                  }
-                                 report(state, work, bandwidth);
+                                 report(state, work, total, bandwidth);
                                })
       ->UseManualTime()
       ->Unit(benchmark::kMicrosecond);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// add_noise: 3 x 32 x 32 images, many draws, every SIMD path that this processor has, and CUDA.
+// add_noise: 3 x 32 x 32 images, many draws, float32 and bfloat16, every SIMD path that this processor has, and CUDA.
 //
-// Bytes: each draw of an element is written once, 4 bytes; each image is read once. (A store that is not streaming makes the
+// Bytes: each draw of an element is written once, 4 or 2 bytes; each image is read once. (A store that is not streaming makes the
 // processor read the line first; that traffic is not counted as ours.)
 //
 // Operations per element, integer ones included, fma as two (core/philox.hpp, core/normal.hpp, core/polynomials.hpp):
@@ -9,9 +9,11 @@
 //   Box-Muller, 2 normals:     radius 35 (8 fma of the logarithm, its reduction, a square root),
 //                              angle 37 (3 + 3 fma of sine and cosine, reduction, signs, products)  / 2 = 36
 //   x + sigma z                                                                                         =  2
+//   rounding to bfloat16                                                                                =  1
 // The key schedule is the same for all elements and not counted.
 #include <cmath>
 
+#include "../csrc/core/half.hpp"
 #include "../csrc/core/normal.hpp"
 #include "../csrc/cpu/noise.hpp"
 #include "bench_common.hpp"
@@ -42,11 +44,12 @@ std::vector<int64_t> ids_of(int64_t batch) {
   return ids;
 }
 
+template <class Value>
 struct Noise {
   int64_t batch, draws;
   std::vector<float> images;
   std::vector<int64_t> ids;
-  std::vector<float> out;
+  std::vector<Value> out;
 
   Noise(int64_t samples, int64_t count)
       : batch(samples),
@@ -62,12 +65,14 @@ struct Noise {
 
   Work work() const {
     const auto written = static_cast<double>(out.size());
-    return {4 * (written + static_cast<double>(images.size())), kOperationsPerElement * written};
+    const double rounding = sizeof(Value) == 4 ? 0 : 1;
+    return {static_cast<double>(sizeof(Value)) * written + 4 * static_cast<double>(images.size()),
+            (kOperationsPerElement + rounding) * written};
   }
 };
 
 // The Box-Muller transform of the same words in double, from the C library.
-double reference(const Noise& noise, int64_t b, int64_t d, int64_t element) {
+double reference(const Noise<float>& noise, int64_t b, int64_t d, int64_t element) {
   const auto words = certcal::philox4x32_10(
       certcal::PhiloxBlock<uint32_t>{
           static_cast<uint32_t>(element / 4), static_cast<uint32_t>(d),
@@ -86,7 +91,7 @@ double reference(const Noise& noise, int64_t b, int64_t d, int64_t element) {
 
 // Errors of z near 1e-7 times sigma, and the last bit of a sum below 4. u is rounded to float, which next to u = 1 moves a
 // small radius by up to 2^-12: there the tolerance is that of the definition.
-void check_reference(const Noise& noise, const std::string& path) {
+void check_reference(const Noise<float>& noise, const std::string& path) {
   for (int64_t b = 0; b < noise.batch; ++b) {
     for (int64_t d = 0; d < noise.draws; ++d) {
       for (int64_t e = 0; e < kElements; ++e) {
@@ -99,33 +104,50 @@ void check_reference(const Noise& noise, const std::string& path) {
   }
 }
 
-void add_all(bool on_cuda) {
-  Noise small(2, 33);
+template <class Value>
+std::string type_name() {
+  return sizeof(Value) == 4 ? "float32" : "bfloat16";
+}
+
+template <class Value>
+std::string shape_of(const Noise<Value>& noise) {
+  return "noise/" + type_name<Value>() + "/" + std::to_string(noise.batch) + "x3x32x32/draws_" +
+         std::to_string(noise.draws);
+}
+
+template <class Value>
+void require_bits(const std::vector<Value>& actual, const std::vector<Value>& expected,
+                  const std::string& path) {
+  require(actual.size() == expected.size() &&
+              std::memcmp(actual.data(), expected.data(), sizeof(Value) * expected.size()) == 0,
+          "noise, " + type_name<Value>() + ", the bits of " + path);
+}
+
+// `expected`: what two samples and 33 draws give, rounded.
+template <class Value>
+void add_type(const std::vector<Value>& expected, bool on_cuda) {
   const std::vector<certcal::SimdPath> paths = certcal::available_simd_paths();
-  small.run(1, certcal::SimdPath::kScalar);
-  const std::vector<float> expected = small.out;
-  check_reference(small, "scalar");
+  Noise<Value> small(2, 33);
   for (const certcal::SimdPath path : paths) {
     for (const int threads : thread_counts()) {
-      std::fill(small.out.begin(), small.out.end(), 0.0f);
+      std::fill(small.out.begin(), small.out.end(), Value{});
       small.run(threads, path);
-      require(std::memcmp(small.out.data(), expected.data(), 4 * expected.size()) == 0,
-              "noise, the bits of " + certcal::simd_path_name(path));
+      require_bits(small.out, expected, certcal::simd_path_name(path));
     }
   }
-
-  // 12 MB, which a large last-level cache holds, and 123 MB, which it does not.
+  // In float32 12 MB, which a large last-level cache holds, and 123 MB, which it does not.
   for (const int64_t draws : {1000, 10000}) {
-    const auto noise = std::make_shared<Noise>(1, draws);
+    const auto noise = std::make_shared<Noise<Value>>(1, draws);
     for (const certcal::SimdPath path : paths) {
-      add_cpu("noise/3x32x32/draws_" + std::to_string(draws) + "/" + certcal::simd_path_name(path),
-              noise->work(), [=](int threads) { noise->run(threads, path); });
+      if (draws > 1000 && path == certcal::SimdPath::kScalar) continue;  // seconds, and no news
+      add_cpu(shape_of(*noise) + "/" + certcal::simd_path_name(path), noise->work(),
+              [=](int threads) { noise->run(threads, path); });
     }
   }
 
 #ifdef CERTCAL_HAS_CUDA
   if (!on_cuda) return;
-  const auto launch_of = [](const Noise& noise, const DeviceArray<float>& out) {
+  const auto launch_of = [](const Noise<Value>& noise, const DeviceArray<Value>& out) {
     const DeviceArray<float> images(noise.images);
     const DeviceArray<int64_t> ids(noise.ids);
     const int64_t batch = noise.batch, draws = noise.draws;
@@ -134,19 +156,26 @@ void add_all(bool on_cuda) {
                                        0, draws, out.data(), stream);
     };
   };
-  const DeviceArray<float> small_out(expected.size());
+  const DeviceArray<Value> small_out(expected.size());
   check(launch_of(small, small_out)(nullptr));
-  require(std::memcmp(small_out.on_host().data(), expected.data(), 4 * expected.size()) == 0,
-          "noise, the bits of CUDA");
-  // 123 MB and 1.2 GB.
+  require_bits(small_out.on_host(), expected, "CUDA");
   for (const int64_t batch : {1, 10}) {
-    const Noise noise(batch, 10000);
-    add_cuda("noise/" + std::to_string(batch) + "x3x32x32/draws_10000", noise.work(),
-             launch_of(noise, DeviceArray<float>(noise.out.size())));
+    const Noise<Value> noise(batch, 10000);
+    add_cuda(shape_of(noise), noise.work(), launch_of(noise, DeviceArray<Value>(noise.out.size())));
   }
 #else
   (void)on_cuda;
 #endif
+}
+
+void add_all(bool on_cuda) {
+  Noise<float> small(2, 33);
+  small.run(1, certcal::SimdPath::kScalar);
+  check_reference(small, "scalar");
+  std::vector<certcal::BFloat16> rounded(small.out.size());
+  for (size_t i = 0; i < rounded.size(); ++i) certcal::round_to(small.out[i], rounded[i]);
+  add_type(small.out, on_cuda);
+  add_type(rounded, on_cuda);
 }
 
 }  // namespace

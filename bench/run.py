@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("bench_ece.py", "bench_radii.py", "bench_certify.py")
+BENCHMARKS = ("bench_ece.py", "bench_radii.py", "bench_certify.py", "peers.py")
 
 
 def main() -> int:

@@ -22,8 +22,12 @@ def add_noise(
     threads: int = 1,
     stream: int = 0,
     simd: str = "auto",
+    channels: int = 1,
 ) -> None:
-    """images (B, E) f32, out (B, D, E) f32, sample_ids (B,) i64: out = images + sigma * normal(seed, id, draw, element)."""
+    """images (B, E) f32, out (B, D, E) f32/f16/bf16, sample_ids (B,) i64: out = images + sigma * normal(seed, id, draw, element).
+
+    channels, a divisor of E: element c * (E / channels) + p lies at p * channels + c of both arrays (1: in order).
+    """
 
 def count_votes(
     logits: Any,

@@ -82,6 +82,13 @@ def handed_over(value: Any) -> Any:
     return value
 
 
+def handed_back(value: Any, like: Any) -> Any:
+    """``value``, computed on what :func:`handed_over` made of ``like``, as a tensor where ``like`` is one."""
+    if is_tensor(like) and not is_tensor(value):
+        return sys.modules["torch"].from_numpy(value)
+    return value
+
+
 def current_stream(value: Any) -> int:
     """The handle of the caller's current CUDA stream on the tensor's device; 0 on the CPU."""
     if is_tensor(value) and value.device.type == "cuda":

@@ -72,7 +72,7 @@ def certified_ks(correct: Any, lower: Any, upper: Any) -> CertifiedKs:
         The error: Gupta et al., "Calibration of neural networks using splines" (ICLR 2021). Its worst case: this project.
 
     Example:
-        >>> certified_ks([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.5]).value
+        >>> round(certified_ks([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.5]).value, 6)
         0.25
     """
     right, low, high = _ordered(correct, lower, upper)
@@ -136,7 +136,7 @@ def certified_mce(
         The error: Naeini, Cooper and Hauskrecht, AAAI 2015. Its worst case: this project.
 
     Example:
-        >>> certified_mce([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.5], bins=2).value
+        >>> round(certified_mce([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.5], bins=2).value, 6)
         0.5
     """
     right, low, high = _ordered(correct, lower, upper)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certcal_ext.noise import write_noise
+from certcal_ext.noise import PRECISIONS, in_memory_order, interleaved_channels, write_noise
 from certcal_ext.votes import fault_message, prepared_logits, write_votes
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class VoteSampler:
         self._on_draws = on_draws
         self._device = next((p.device for p in model.parameters()), None)
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        own = str(self._dtype or "float32").removeprefix("torch.")
+        self._drawn_in = own if own in PRECISIONS else "float32"
         self._buffer: torch.Tensor | None = None
 
     def counts(
@@ -57,12 +59,16 @@ class VoteSampler:
     ) -> NDArray[np.int64]:
         """(N, K) votes of draws ``first_draw`` to ``first_draw + draws - 1`` of each of N images.
 
+        Noise is drawn in the precision of the model's parameters, and images in channels_last memory stay so.
+
         Raises:
             ValueError: logits of the wrong shape, or NaN or infinite ones (counted, with the samples named).
         """
         import torch
 
         images = images.to(self._device or images.device)
+        channels = interleaved_channels(images)
+        clean = in_memory_order(images, channels).contiguous()
         ids = torch.from_numpy(sample_ids).to(images.device)
         counts = torch.zeros(
             (len(images), self._num_classes), dtype=torch.int64, device=images.device
@@ -72,7 +78,9 @@ class VoteSampler:
         unsure: list[tuple[int, int]] = []
         margin: float | None = None
         for rows, columns in _tiles(len(images), draws, self._batch_size):
-            logits = self._logits(images[rows], ids[rows], first_draw + columns.start, len(columns))
+            logits = self._logits(
+                clean[rows], channels, ids[rows], first_draw + columns.start, len(columns)
+            )
             if margin is None:
                 margin = self._margin(logits)
             near = near_ties[: logits.shape[0] * logits.shape[1]].view(logits.shape[:2])
@@ -85,14 +93,15 @@ class VoteSampler:
                 near.zero_()
             self._on_draws(logits.shape[0] * logits.shape[1])
         if unsure:
-            self._count_alone(images, ids, unsure, counts, faults)
+            self._count_alone(clean, channels, ids, unsure, counts, faults)
             self._raise_on_faults(faults, sample_ids, len(unsure))
         result: NDArray[np.int64] = counts.cpu().numpy()
         return result
 
     def _count_alone(
         self,
-        images: torch.Tensor,
+        clean: torch.Tensor,
+        channels: int,
         ids: torch.Tensor,
         unsure: list[tuple[int, int]],
         counts: torch.Tensor,
@@ -102,24 +111,31 @@ class VoteSampler:
         with _one_thread():
             for row, draw in unsure:
                 one = slice(row, row + 1)
-                logits = self._logits(images[one], ids[one], draw, 1)
+                logits = self._logits(clean[one], channels, ids[one], draw, 1)
                 write_votes(logits, counts[one], None, 0.0, faults)
 
-    def _logits(self, images: torch.Tensor, ids: torch.Tensor, first_draw: int, draws: int) -> Any:
-        """(B, D, K) logits of D draws of each of B images."""
+    def _logits(
+        self, clean: torch.Tensor, channels: int, ids: torch.Tensor, first_draw: int, draws: int
+    ) -> Any:
+        """(B, D, K) logits of D draws of each of B images, which come in the order of memory."""
         import torch
 
-        batch = images.shape[0]
-        size = batch * draws * images[0].numel()
+        batch = clean.shape[0]
+        size = batch * draws * clean[0].numel()
         if (
             self._buffer is None
             or self._buffer.numel() < size
-            or self._buffer.device != images.device
+            or self._buffer.device != clean.device
         ):
-            self._buffer = torch.empty(size, dtype=torch.float32, device=images.device)
+            self._buffer = torch.empty(
+                size, dtype=getattr(torch, self._drawn_in), device=clean.device
+            )
         noisy = self._buffer[:size].view(batch, draws, -1)
-        write_noise(images.reshape(batch, -1), self._sigma, self._seed, ids, first_draw, noisy)
-        output = self._model(noisy.view(batch * draws, *images.shape[1:]).to(self._dtype))
+        write_noise(
+            clean.view(batch, -1), self._sigma, self._seed, ids, first_draw, noisy, channels
+        )
+        inputs = noisy.view(batch * draws, *clean.shape[1:]).to(self._dtype)
+        output = self._model(inputs if channels == 1 else inputs.movedim(-1, 1))
         if not isinstance(output, torch.Tensor):
             raise TypeError(f"model: expected logits as one tensor, got {type(output).__name__}")
         if tuple(output.shape) != (batch * draws, self._num_classes):

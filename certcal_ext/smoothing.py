@@ -235,7 +235,7 @@ def _checked_images(images: Any) -> torch.Tensor:
             f"images: expected pixels in [0, 1], got {low:.3g} to {high:.3g}: sigma and radius are then in those units",
             stacklevel=5,
         )
-    return tensor.contiguous()
+    return tensor
 
 
 def _checked_labels(labels: Any, size: int, num_classes: int) -> NDArray[np.int64]:

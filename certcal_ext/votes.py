@@ -63,13 +63,14 @@ def count_votes(logits: Any) -> Any:
         >>> count_votes(np.array([[[0.1, 2.0], [3.0, 1.0], [0.0, 5.0]]])).tolist()
         [[1, 2]]
     """
-    array = _checked_logits(logits)
+    given = _checked_logits(logits)
+    array = _tensors.handed_over(given)
     batch, draws, classes = (int(size) for size in array.shape)
     counts = _tensors.zeros_like_place(array, (batch, classes), "int64")
     faults = _tensors.zeros_like_place(array, (2,), "int64")
     write_votes(array, counts, None, 0.0, faults)
     _raise_on_faults(faults, batch * draws)
-    return counts
+    return _tensors.handed_back(counts, given)
 
 
 def write_votes(logits: Any, counts: Any, near_ties: Any, margin: float, faults: Any) -> None:
@@ -130,7 +131,8 @@ def score_histogram(logits: Any, classes: Any = None, bins: int = 100) -> ScoreH
         >>> score_histogram(np.zeros((1, 3, 4)), bins=4).counts.tolist()
         [[0, 3, 0, 0]]
     """
-    array = _checked_logits(logits)
+    given = _checked_logits(logits)
+    array = _tensors.handed_over(given)
     batch, draws, num_classes = (int(size) for size in array.shape)
     count = _check.whole_number("bins", bins, 1, 2**24)
     chosen = None
@@ -153,4 +155,4 @@ def score_histogram(logits: Any, classes: Any = None, bins: int = 100) -> ScoreH
         stream=_tensors.current_stream(array),
     )
     _raise_on_faults(faults, batch * draws)
-    return ScoreHistogram(counts, sums)
+    return ScoreHistogram(_tensors.handed_back(counts, given), _tensors.handed_back(sums, given))

@@ -123,6 +123,101 @@ def test_non_contiguous_and_tracked_tensors() -> None:
     assert torch.equal(cc.add_noise(view, 0.1), expected)
 
 
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+SHAPES = [
+    (1, 1, 1, 1),
+    (2, 3, 1, 1),
+    (2, 1, 4, 3),
+    (2, 3, 5, 7),
+    (3, 4, 3, 5),
+    (1, 3, 32, 32),
+    (1, 3, 37, 41),
+    (1, 17, 9, 8),
+]
+
+
+def images_of(shape: tuple[int, ...], layout: torch.memory_format) -> torch.Tensor:
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+    x.view(-1)[::5] *= 1e-7  # subnormal in float16
+    x.view(-1)[3::7] *= 7e4  # near and beyond its largest value
+    return x.contiguous(memory_format=layout)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    words = {2: torch.int16, 4: torch.int32}[a.element_size()]
+    return a.dtype == b.dtype and torch.equal(
+        a.contiguous().view(words), b.contiguous().view(words)
+    )
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_dtype_and_layout_is_the_float32_result_rounded_once_more(
+    shape: tuple[int, ...], layout: torch.memory_format, dtype: torch.dtype | None
+) -> None:
+    x = images_of(shape, layout)
+    for sigma in (0.0, 1e-6, 0.25):
+        plain = cc.add_noise(x.contiguous(), sigma, seed=4, draws=range(3, 8))
+        noisy = cc.add_noise(x, sigma, seed=4, draws=range(3, 8), dtype=dtype)
+        assert same_bits(noisy, plain.to(dtype or torch.float32))
+        assert noisy.flatten(0, 1).is_contiguous(memory_format=layout)
+        pieces = [
+            cc.add_noise(x, sigma, 4, draws=r, dtype=dtype) for r in (range(3, 4), range(4, 8))
+        ]
+        assert same_bits(torch.cat(pieces, dim=1), noisy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("pixels", [1, 31, 32, 33, 255, 256, 257, 4097])
+def test_every_simd_path_rounds_and_interleaves_alike(
+    pixels: int, channels: int, dtype: torch.dtype
+) -> None:
+    x = images_of((2, channels * pixels), torch.contiguous_format)
+    plain = torch.empty(2, 3, channels, pixels)
+    _core.add_noise(x.numpy(), plain.flatten(2).numpy(), 0.5, 3, np.arange(2), 7, simd="scalar")
+    memory = x.view(2, channels, pixels).movedim(1, 2).flatten(1).contiguous()
+    for simd in _core.simd_paths():
+        for threads in (1, 3):
+            out = torch.empty(2, 3, pixels, channels, dtype=dtype)
+            _core.add_noise(
+                memory.numpy(), out.flatten(2), 0.5, 3, np.arange(2), 7,
+                threads=threads, simd=simd, channels=channels,
+            )  # fmt: skip
+            assert same_bits(out.movedim(3, 2), plain.to(dtype)), (simd, threads)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, "float16", np.dtype("float16")])
+def test_numpy_in_half_precision(dtype: Any) -> None:
+    x = images_of((3, 257), torch.contiguous_format).numpy()
+    plain = cc.add_noise(x, 0.25, seed=1, draws=range(4))
+    with np.errstate(over="ignore"):
+        expected = plain.astype(np.float16)
+    noisy = cc.add_noise(x, 0.25, seed=1, draws=range(4), dtype=dtype)
+    assert noisy.dtype == np.float16
+    np.testing.assert_array_equal(noisy.view(np.uint16), expected.view(np.uint16))
+
+
+def test_torch_dtypes_by_name_and_strided_batches() -> None:
+    x = images_of((4, 3, 6, 10), torch.channels_last)
+    assert same_bits(
+        cc.add_noise(x, 0.1, dtype="bfloat16"), cc.add_noise(x, 0.1, dtype=torch.bfloat16)
+    )
+    for view in (x[::2], x[:, :, ::2], x[:, 1:], x.mT, x[:, :, :, 3:7], x.permute(0, 2, 3, 1)):
+        expected = cc.add_noise(view.contiguous(), 0.1, draws=range(3)).to(torch.float16)
+        assert same_bits(cc.add_noise(view, 0.1, draws=range(3), dtype="float16"), expected)
+    assert cc.add_noise(x[::2], 0.1).flatten(0, 1).is_contiguous()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_empty_batches_and_draws_of_every_layout(layout: torch.memory_format) -> None:
+    for batch, draws in ((0, 3), (2, 0)):
+        x = torch.rand(batch, 3, 4, 4).contiguous(memory_format=layout)
+        noisy = cc.add_noise(x, 0.1, draws=range(draws), dtype=torch.bfloat16)
+        assert noisy.shape == (batch, draws, 3, 4, 4)
+
+
 def test_zero_sigma_gives_the_images_back() -> None:
     x = np.random.default_rng(0).random((2, 9), dtype=np.float32)
     np.testing.assert_array_equal(cc.add_noise(x, 0.0, draws=range(2)), np.stack([x, x], axis=1))
@@ -243,6 +338,28 @@ class TestBadInput:
     def test_dtype(self, dtype: str) -> None:
         with pytest.raises(TypeError, match=f"x: expected dtype float32, got {dtype}"):
             cc.add_noise(self.X.astype(dtype), 0.1)
+
+    @pytest.mark.parametrize("dtype", ["float64", np.float64, float, "half", 16, "bfloat16", ">f2"])
+    def test_dtype_of_the_result(self, dtype: Any) -> None:
+        with pytest.raises(TypeError, match="dtype: expected float32 or float16 for a NumPy array"):
+            cc.add_noise(self.X, 0.1, dtype=dtype)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.int8, "double", float])
+    def test_dtype_of_the_result_for_tensors(self, dtype: Any) -> None:
+        message = "dtype: expected float32 or float16 or bfloat16 for a tensor, got"
+        with pytest.raises(TypeError, match=message):
+            cc.add_noise(torch.from_numpy(self.X), 0.1, dtype=dtype)
+
+    def test_outputs_and_channels_of_the_compiled_module(self) -> None:
+        ids = np.arange(2)
+        for dtype in (np.float64, np.int64):
+            with pytest.raises(TypeError, match="out: expected float32 or float16 or bfloat16"):
+                _core.add_noise(self.X, np.zeros((2, 1, 3), dtype), 0.1, 0, ids, 0)
+        for channels in (0, 2, -1, 4):
+            with pytest.raises(ValueError, match="channels: expected a divisor of 3 elements"):
+                _core.add_noise(
+                    self.X, np.zeros((2, 1, 3), "f4"), 0.1, 0, ids, 0, channels=channels
+                )
 
     def test_shape(self) -> None:
         with pytest.raises(ValueError, match=r"x: expected shape \(B, \.\.\.\)"):

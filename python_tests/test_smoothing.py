@@ -150,6 +150,48 @@ def test_double_and_half_precision_models() -> None:
         assert (votes_of(certificates) <= 100).all()
 
 
+class Recorder(torch.nn.Module):
+    """Keeps what it is called with."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(x.clone(memory_format=torch.preserve_format))
+        result: torch.Tensor = self.inner(x)
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_model_gets_the_float32_noise_converted_in_the_layout_of_the_images(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    model = Recorder(mlp(48, 4, seed=3).to(dtype))
+    images = IMAGES.contiguous(memory_format=layout)
+    with torch.inference_mode():
+        counts = sampler(model, 1000).counts(images, np.arange(9), 5, 40)
+        first = model.inputs[0]
+        expected = cc.add_noise(IMAGES, SIGMA, draws=range(5, 45)).flatten(0, 1).to(dtype)
+        assert first.dtype == dtype
+        assert torch.equal(first, expected)
+        assert all(x.is_contiguous(memory_format=layout) for x in model.inputs)
+        # What was counted before noise was drawn in the model's dtype.
+        votes = cc.count_votes(model.inner(expected).view(9, 40, 4))
+    np.testing.assert_array_equal(counts, votes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layout_and_strides_do_not_change_certificates(dtype: torch.dtype) -> None:
+    smooth = cc.SmoothedClassifier(mlp(48, 4, seed=3).to(dtype), 4, SIGMA)
+    expected = smooth.certify(IMAGES, LABELS, n0=10, n=100)
+    strided = torch.stack([IMAGES, IMAGES], dim=-1)[..., 0]
+    for images in (IMAGES.contiguous(memory_format=torch.channels_last), strided):
+        assert smooth.certify(images, LABELS, n0=10, n=100).table.equals(expected.table)
+
+
 def test_provenance_tells_how_to_replay() -> None:
     smooth = smoothed(seed=9)
     made = smooth.certify(IMAGES, LABELS, n0=10, n=100, alpha=0.01).provenance

@@ -33,14 +33,27 @@ SimdPath parse_simd(const std::string& name) {
   throw py::value_error("simd: expected 'auto' or one of simd_paths(), got '" + name + "'");
 }
 
+// Calls body with a pointer of the output's own type.
+template <class Body>
+void dispatch(const TensorView& out, const Body& body) {
+  switch (out.of_any({DType::kFloat32, DType::kFloat16, DType::kBFloat16}).dtype()) {
+    case DType::kFloat16:
+      return body(out.data<Float16>());
+    case DType::kBFloat16:
+      return body(out.data<BFloat16>());
+    default:
+      return body(out.data<float>());
+  }
+}
+
 void add_noise(const py::object& images_object, const py::object& out_object, double sigma,
                uint64_t seed, const py::object& sample_ids_object, int64_t first_draw, int threads,
-               uintptr_t stream, const std::string& simd) {
+               uintptr_t stream, const std::string& simd, int64_t channels) {
   const TensorView images(images_object, "images");
   images.of(DType::kFloat32).shaped({kAnySize, kAnySize});
   const int64_t batch = images.size(0), elements = images.size(1);
   const TensorView out(out_object, "out");
-  out.of(DType::kFloat32).shaped({batch, kAnySize, elements}).on(images).writable();
+  out.shaped({batch, kAnySize, elements}).on(images).writable();
   const TensorView sample_ids(sample_ids_object, "sample_ids");
   sample_ids.of(DType::kInt64).shaped({batch}).on(images);
   const int64_t draws = out.size(1);
@@ -53,16 +66,22 @@ void add_noise(const py::object& images_object, const py::object& out_object, do
     throw py::value_error("images: expected at most 2^34 elements each, got " +
                           std::to_string(elements));
   }
+  if (channels < 1 || elements % channels != 0) {
+    throw py::value_error("channels: expected a divisor of " + std::to_string(elements) +
+                          " elements, got " + std::to_string(channels));
+  }
   const SimdPath path = parse_simd(simd);
   const float sigma32 = static_cast<float>(sigma);
   const uint32_t first = static_cast<uint32_t>(first_draw);
-  const auto on_cpu = [&] {
-    add_noise_cpu(images.data<float>(), sample_ids.data<int64_t>(), sigma32, seed, batch, elements,
-                  first, draws, out.data<float>(), threads, path);
-  };
-  CERTCAL_RUN(images, stream, on_cpu, [&](cudaStream_t on_stream) {
-    return launch_add_noise(images.data<float>(), sample_ids.data<int64_t>(), sigma32, seed, batch,
-                            elements, first, draws, out.data<float>(), on_stream);
+  dispatch(out, [&](auto* values) {
+    const auto on_cpu = [&] {
+      add_noise_cpu(images.data<float>(), sample_ids.data<int64_t>(), sigma32, seed, batch,
+                    elements, first, draws, values, threads, path, channels);
+    };
+    CERTCAL_RUN(images, stream, on_cpu, [&](cudaStream_t on_stream) {
+      return launch_add_noise(images.data<float>(), sample_ids.data<int64_t>(), sigma32, seed,
+                              batch, elements, first, draws, values, on_stream, channels);
+    });
   });
 }
 
@@ -72,7 +91,7 @@ void register_noise(py::module_& module) {
   module.def("philox4x32_10", &philox, py::arg("counter"), py::arg("key"));
   module.def("add_noise", &add_noise, py::arg("images"), py::arg("out"), py::arg("sigma"),
              py::arg("seed"), py::arg("sample_ids"), py::arg("first_draw"), py::arg("threads") = 1,
-             py::arg("stream") = 0, py::arg("simd") = "auto");
+             py::arg("stream") = 0, py::arg("simd") = "auto", py::arg("channels") = 1);
 }
 
 }  // namespace certcal::bindings

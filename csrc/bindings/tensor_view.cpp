@@ -32,19 +32,19 @@ struct DlManagedTensor {
   void (*deleter)(DlManagedTensor*);
 };
 constexpr int32_t kDlCpu = 1, kDlCuda = 2, kDlCudaHost = 3;
-constexpr uint8_t kDlInt = 0, kDlUInt = 1, kDlFloat = 2, kDlBool = 6;
+constexpr uint8_t kDlInt = 0, kDlUInt = 1, kDlFloat = 2, kDlBFloat = 4, kDlBool = 6;
 
 struct DTypeName {
   DType dtype;
   const char* name;
-  char kind;  // NumPy's
+  char kind;  // NumPy's; 'r' for bfloat16, which NumPy has not
   int bytes;
 };
-constexpr DTypeName kDTypes[] = {{DType::kFloat32, "float32", 'f', 4},
-                                 {DType::kFloat64, "float64", 'f', 8},
-                                 {DType::kInt8, "int8", 'i', 1},
-                                 {DType::kInt64, "int64", 'i', 8},
-                                 {DType::kUInt8, "uint8", 'u', 1}};
+constexpr DTypeName kDTypes[] = {
+    {DType::kFloat16, "float16", 'f', 2}, {DType::kBFloat16, "bfloat16", 'r', 2},
+    {DType::kFloat32, "float32", 'f', 4}, {DType::kFloat64, "float64", 'f', 8},
+    {DType::kInt8, "int8", 'i', 1},       {DType::kInt64, "int64", 'i', 8},
+    {DType::kUInt8, "uint8", 'u', 1}};
 
 const char* name_of(DType dtype) {
   for (const DTypeName& entry : kDTypes) {
@@ -61,7 +61,9 @@ DType find_dtype(char kind, int64_t bytes, const std::string& argument, const De
     if (entry.kind == kind && entry.bytes == bytes) return entry.dtype;
   }
   throw py::type_error(
-      argument + ": expected float32, float64, int8, int64, uint8 or bool values, got " + found());
+      argument +
+      ": expected float16, bfloat16, float32, float64, int8, int64, uint8 or bool values, got " +
+      found());
 }
 
 std::string shape_text(const std::vector<int64_t>& sizes) {
@@ -142,11 +144,12 @@ void TensorView::read_dlpack(const py::handle& array) {
   device_ = tensor.device.type == kDlCuda ? Device::kCuda : Device::kCpu;
   device_index_ = tensor.device.index;
   const DlDataType type = tensor.dtype;
-  const char kind = type.code == kDlInt     ? 'i'
-                    : type.code == kDlUInt  ? 'u'
-                    : type.code == kDlFloat ? 'f'
-                    : type.code == kDlBool  ? 'b'
-                                            : '?';
+  const char kind = type.code == kDlInt      ? 'i'
+                    : type.code == kDlUInt   ? 'u'
+                    : type.code == kDlFloat  ? 'f'
+                    : type.code == kDlBFloat ? 'r'
+                    : type.code == kDlBool   ? 'b'
+                                             : '?';
   dtype_ = find_dtype(type.lanes == 1 ? kind : '?', type.bits / 8, name_, [&] {
     return "DLPack code " + std::to_string(type.code) + " with " + std::to_string(type.bits) +
            " bits";
@@ -156,12 +159,16 @@ void TensorView::read_dlpack(const py::handle& array) {
   data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
 }
 
-const TensorView& TensorView::of(DType dtype) const {
-  if (dtype_ != dtype) {
-    throw py::type_error(name_ + ": expected " + name_of(dtype) + " values, got " +
-                         name_of(dtype_));
+const TensorView& TensorView::of(DType dtype) const { return of_any({dtype}); }
+
+const TensorView& TensorView::of_any(const std::vector<DType>& dtypes) const {
+  if (std::find(dtypes.begin(), dtypes.end(), dtype_) != dtypes.end()) return *this;
+  std::string expected;
+  for (const DType dtype : dtypes) {
+    if (!expected.empty()) expected += " or ";
+    expected += name_of(dtype);
   }
-  return *this;
+  throw py::type_error(name_ + ": expected " + expected + " values, got " + name_of(dtype_));
 }
 
 const TensorView& TensorView::shaped(const std::vector<int64_t>& sizes) const {

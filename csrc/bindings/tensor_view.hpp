@@ -13,7 +13,7 @@ namespace certcal::bindings {
 
 namespace py = pybind11;
 
-enum class DType { kFloat32, kFloat64, kInt8, kInt64, kUInt8 };
+enum class DType { kFloat16, kBFloat16, kFloat32, kFloat64, kInt8, kInt64, kUInt8 };
 
 enum class Device { kCpu, kCuda };
 
@@ -26,6 +26,7 @@ class TensorView {
 
   // Each check raises TypeError or ValueError with the argument's name, what was expected and what came.
   const TensorView& of(DType dtype) const;
+  const TensorView& of_any(const std::vector<DType>& dtypes) const;
   const TensorView& shaped(const std::vector<int64_t>& sizes) const;  // kAnySize matches any size
   const TensorView& on(const TensorView& other) const;                // the same device
   const TensorView& writable() const;

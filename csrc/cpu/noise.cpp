@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "clones.hpp"
 #include "noise_kernel.hpp"
 #include "parallel.hpp"
 
@@ -25,6 +26,27 @@ NoiseRow<Value> row_function(SimdPath path) {
   (void)path;
   return noise_row_scalar;
 #endif
+}
+
+// out[p * 3 + c] = plane c [p]. A loop with three known planes becomes shuffles of vectors.
+template <class Value>
+__attribute__((always_inline)) inline void interleave_three(const Value* __restrict planes,
+                                                            int64_t room, int64_t size,
+                                                            Value* __restrict out) {
+  for (int64_t p = 0; p < size; ++p) {
+    out[p * 3] = planes[p];
+    out[p * 3 + 1] = planes[room + p];
+    out[p * 3 + 2] = planes[2 * room + p];
+  }
+}
+CERTCAL_CLONES void interleave(const float* planes, int64_t room, int64_t size, float* out) {
+  interleave_three(planes, room, size, out);
+}
+CERTCAL_CLONES void interleave(const Float16* planes, int64_t room, int64_t size, Float16* out) {
+  interleave_three(planes, room, size, out);
+}
+CERTCAL_CLONES void interleave(const BFloat16* planes, int64_t room, int64_t size, BFloat16* out) {
+  interleave_three(planes, room, size, out);
 }
 
 template <class Value>
@@ -68,36 +90,43 @@ struct Noise {
     const int64_t work = largest * channels * std::min(draws, kTileDraws);
     const int64_t grain = std::max<int64_t>(1, kGrainPieces * kPieceElements / work);
     parallel_for(batch * tiles * chunks, grain, threads, [&](int64_t first, int64_t last) {
-      const int64_t room = largest + kNormalsPerBlock;
+      // Of each plane, after room for what lies before its first pixel in a Philox block: a row begins with a block.
+      const int64_t room = kNormalsPerBlock + largest;
       std::vector<float> planes(static_cast<size_t>(channels * room));
-      std::vector<Value> noisy(static_cast<size_t>(room));
+      std::vector<Value> noisy(static_cast<size_t>(channels * room));
       for (int64_t item = first; item < last; ++item) {
         const int64_t b = item / (tiles * chunks);
         const int64_t begin = (item / chunks % tiles) * tile;
         const int64_t size = std::min(tile, pixels - begin);
         const float* image = images + b * elements + begin * channels;
         for (int64_t c = 0; c < channels; ++c) {
-          float* plane = planes.data() + c * room + lead(c * pixels + begin);
+          float* plane = planes.data() + c * room + kNormalsPerBlock;
           for (int64_t p = 0; p < size; ++p) plane[p] = image[p * channels + c];
         }
         const int64_t first_of_chunk = (item % chunks) * kTileDraws;
         const int64_t last_of_chunk = std::min(first_of_chunk + kTileDraws, draws);
         for (int64_t d = first_of_chunk; d < last_of_chunk; ++d) {
-          Value* target = out + (b * draws + d) * elements + begin * channels;
           for (int64_t c = 0; c < channels; ++c) {
-            const int64_t ahead = lead(c * pixels + begin);
-            row(planes.data() + c * room, sigma, seed, static_cast<uint64_t>(sample_ids[b]),
-                first_draw + static_cast<uint32_t>(d), c * pixels + begin - ahead, ahead + size,
-                noisy.data());
-            for (int64_t p = 0; p < size; ++p) target[p * channels + c] = noisy[ahead + p];
+            const int64_t element = c * pixels + begin;
+            const int64_t ahead = element % kNormalsPerBlock;
+            const int64_t at = c * room + kNormalsPerBlock - ahead;
+            row(planes.data() + at, sigma, seed, static_cast<uint64_t>(sample_ids[b]),
+                first_draw + static_cast<uint32_t>(d), element - ahead, ahead + size,
+                noisy.data() + at);
+          }
+          const Value* sorted = noisy.data() + kNormalsPerBlock;
+          Value* target = out + (b * draws + d) * elements + begin * channels;
+          if (channels == 3) {
+            interleave(sorted, room, size, target);
+          } else {
+            for (int64_t c = 0; c < channels; ++c) {
+              for (int64_t p = 0; p < size; ++p) target[p * channels + c] = sorted[c * room + p];
+            }
           }
         }
       }
     });
   }
-
-  // A row begins at a Philox block: so many elements before the first one wanted.
-  static int64_t lead(int64_t element) { return element % kNormalsPerBlock; }
 };
 
 }  // namespace

@@ -88,11 +88,11 @@ struct Avx2Lanes {
   static void store(BFloat16* p, int k, Float x) {
     const __m256i bits = _mm256_castps_si256(x.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded =
-        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
-    const __m256i nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i up = _mm256_add_epi32(_mm256_set1_epi32(0x7FFF), odd);
+    // Nothing is added to NaN. It comes out of fma and is quiet: cut off, it stays NaN.
     const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
-    const __m256i halves = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, nan, is_nan), 16);
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_andnot_si256(is_nan, up));
+    const __m256i halves = _mm256_srli_epi32(rounded, 16);
     store_halves(p + 8 * k, _mm_packus_epi32(_mm256_castsi256_si128(halves),
                                              _mm256_extracti128_si256(halves, 1)));
   }

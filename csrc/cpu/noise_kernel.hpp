@@ -49,20 +49,21 @@ void noise_row(const float* image, float sigma, uint64_t seed, uint64_t sample_i
   // The words of the next step are computed beside the normals of this one: each is a long chain of dependent
   // operations, and the processor fills the waiting of one with the other.
   PhiloxBlock<Word> words = words_at(begin);
-  for (int64_t e = 0; e < size; e += kStep) {
-    const PhiloxBlock<Word> next = words_at(begin + e + kStep);
+  const int64_t end = begin + size;
+  for (int64_t e = begin; e < end; e += kStep, image += kStep, out += kStep) {
+    const PhiloxBlock<Word> next = words_at(e + kStep);
     const NormalBlock<Float> normals = normals_of<Float>(words);
     words = next;
     Float z[kNormalsPerBlock] = {normals.z0, normals.z1, normals.z2, normals.z3};
     Lanes::transpose(z);
-    if (size - e >= kStep) {
+    if (end - e >= kStep) {
       for (int k = 0; k < kNormalsPerBlock; ++k) {
-        Lanes::store(out + e, k, perturb(Lanes::load(image + e, k), sigmas, z[k]));
+        Lanes::store(out, k, perturb(Lanes::load(image, k), sigmas, z[k]));
       }
     } else {
       alignas(64) float tail[kStep];
       for (int k = 0; k < kNormalsPerBlock; ++k) Lanes::store(tail, k, z[k]);
-      for (int64_t t = e; t < size; ++t) round_to(perturb(image[t], sigma, tail[t - e]), out[t]);
+      for (int64_t t = 0; t < end - e; ++t) round_to(perturb(image[t], sigma, tail[t]), out[t]);
     }
   }
 }

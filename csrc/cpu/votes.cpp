@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "votes.hpp"
 
+#include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "../core/fixed_point.hpp"
 #include "../core/softmax.hpp"
 #include "../core/votes.hpp"
 #include "parallel.hpp"
+#include "votes_kernel.hpp"
 
 namespace certcal {
 namespace {
@@ -16,6 +19,112 @@ constexpr int64_t kGrainLogits = 65536;
 int64_t grain_rows(int64_t classes) { return std::max<int64_t>(1, kGrainLogits / classes); }
 
 template <class Real>
+TopRows<Real> top_function([[maybe_unused]] SimdPath path, [[maybe_unused]] int64_t classes) {
+#ifdef CERTCAL_X86
+  if constexpr (std::is_same_v<Real, float>) {
+    if (classes <= kMostVectorClasses) {
+      return for_path<TopRows<float>>(path, top_rows_scalar<float>, top_rows_avx2, top_rows_avx512);
+    }
+  }
+#endif
+  return top_rows_scalar<Real>;
+}
+
+template <class Real>
+ScoreRows<Real> score_function([[maybe_unused]] SimdPath path, [[maybe_unused]] int64_t classes) {
+#ifdef CERTCAL_X86
+  if (classes <= kMostVectorClasses) {
+    return for_path<ScoreRows<Real>>(path, score_rows_scalar<Real>, score_rows_avx2,
+                                     score_rows_avx512);
+  }
+#endif
+  return score_rows_scalar<Real>;
+}
+
+// The rows [first, last) that one thread works on, in blocks, and the samples that they belong to.
+struct Piece {
+  int64_t draws, first, last;
+
+  // Whether no other thread has rows of the sample.
+  bool owns(int64_t sample) const {
+    return sample * draws >= first && (sample + 1) * draws <= last;
+  }
+
+  // Calls body(line, rows) for one block after the other.
+  template <class Body>
+  void for_each_block(const Body& body) const {
+    for (int64_t line = first; line < last; line += kBlockRows) {
+      body(line, std::min(kBlockRows, last - line));
+    }
+  }
+
+  // Calls body(b, begin, end) with the rows of the block, counted from its first one, that sample b has.
+  template <class Body>
+  void for_each_sample(int64_t line, int64_t rows, const Body& body) const {
+    int64_t b = line / draws;
+    int64_t left = (b + 1) * draws - line;
+    for (int64_t begin = 0; begin < rows; ++b, left = draws) {
+      const int64_t end = std::min(rows, begin + left);
+      body(b, begin, end);
+      begin = end;
+    }
+  }
+};
+
+// Words that belong to one sample. A thread that has many rows of it counts in words of its own and adds them up when the
+// sample changes: in kCopies that take turns, since the next count mostly goes where the last one did, and would wait
+// for it. A thread that has few rows, but all that there are, counts in the shared words directly.
+class SampleWords {
+ public:
+  static constexpr int64_t kCopies = 4;
+
+  SampleWords(int64_t* shared, int64_t width, const Piece& piece)
+      : shared_(shared), width_(width), piece_(piece) {
+    many_rows_ = piece.draws / 16 >= width;
+  }
+  ~SampleWords() { flush(); }
+  SampleWords(const SampleWords&) = delete;
+  SampleWords& operator=(const SampleWords&) = delete;
+
+  // The words of a sample; copy c of them begins at c * stride().
+  int64_t* of(int64_t sample) {
+    if (sample != sample_) turn_to(sample);
+    return words_;
+  }
+  int64_t stride() const { return stride_; }
+
+ private:
+  void turn_to(int64_t sample) {
+    flush();
+    sample_ = sample;
+    stride_ = many_rows_ ? width_ : 0;
+    if (!many_rows_ && piece_.owns(sample)) {
+      words_ = shared_ + sample * width_;
+      return;
+    }
+    local_.assign(static_cast<size_t>(many_rows_ ? kCopies * width_ : width_), 0);
+    words_ = local_.data();
+  }
+
+  void flush() {
+    if (sample_ < 0 || words_ != local_.data()) return;
+    int64_t* shared = shared_ + sample_ * width_;
+    for (size_t k = 0; k < local_.size(); ++k) {
+      atomic_add(shared[k % static_cast<size_t>(width_)], local_[k]);
+    }
+  }
+
+  int64_t* shared_;
+  int64_t width_;
+  Piece piece_;
+  bool many_rows_ = false;
+  int64_t stride_ = 0;
+  int64_t sample_ = -1;
+  int64_t* words_ = nullptr;
+  std::vector<int64_t> local_;
+};
+
+template <class Real>
 FaultWord fault_of(const Real* row, int64_t classes) {
   for (int64_t k = 0; k < classes; ++k) {
     if (row[k] != row[k]) return kNanRows;
@@ -23,64 +132,17 @@ FaultWord fault_of(const Real* row, int64_t classes) {
   return kInfiniteRows;
 }
 
-// Calls vote(b, row index, row, top) for each finite row of [first, last) and counts the others in `faults`.
-template <class Real, class Vote>
-void scan_rows(const Real* logits, int64_t draws, int64_t classes, int64_t first, int64_t last,
-               int64_t* faults, const Vote& vote) {
-  int64_t local_faults[kFaultWords] = {0, 0};
-  for (int64_t line = first; line < last; ++line) {
-    const Real* row = logits + line * classes;
-    TopTwo<Real> top;
-    bool finite = true;
-    for (int64_t k = 0; k < classes; ++k) {
-      finite &= is_finite(row[k]);
-      top.see(row[k], k);
-    }
-    if (finite) {
-      vote(line / draws, line, row, top);
-    } else {
-      ++local_faults[fault_of(row, classes)];
-    }
-  }
-  for (int f = 0; f < kFaultWords; ++f) atomic_add(faults[f], local_faults[f]);
-}
+uint64_t first_bits(int64_t rows) { return ~uint64_t{0} >> (kBlockRows - rows); }
 
-// Words that belong to one sample, kept by one thread while it works on that sample's rows and then added to the shared
-// ones: two threads may share the sample that their pieces meet in.
-class SampleWords {
- public:
-  SampleWords(int64_t* shared, int64_t width)
-      : shared_(shared), width_(width), local_(static_cast<size_t>(width), 0) {}
-  ~SampleWords() { flush(); }
-  SampleWords(const SampleWords&) = delete;
-  SampleWords& operator=(const SampleWords&) = delete;
+bool has_bit(uint64_t bits, int64_t k) { return (bits >> k & 1) != 0; }
 
-  int64_t* of(int64_t sample) {
-    if (sample != sample_) {
-      flush();
-      sample_ = sample;
-    }
-    return local_.data();
-  }
-
- private:
-  void flush() {
-    if (sample_ < 0) return;
-    for (int64_t k = 0; k < width_; ++k) {
-      atomic_add(shared_[sample_ * width_ + k], local_[static_cast<size_t>(k)]);
-      local_[static_cast<size_t>(k)] = 0;
-    }
-  }
-
-  int64_t* shared_;
-  int64_t width_;
-  std::vector<int64_t> local_;
-  int64_t sample_ = -1;
-};
-
+// Sorts the faulty rows of a block by their fault.
 template <class Real>
-uint64_t units_of(Real logit, Real best) {
-  return exp_units(static_cast<float>(logit - best));
+void count_faults(const Real* block, int64_t classes, uint64_t faulty, int64_t* faults) {
+  for (; faulty != 0; faulty &= faulty - 1) {
+    const int64_t r = __builtin_ctzll(faulty);
+    atomic_add(faults[fault_of(block + r * classes, classes)], 1);
+  }
 }
 
 }  // namespace
@@ -88,49 +150,91 @@ uint64_t units_of(Real logit, Real best) {
 template <class Real>
 void count_votes_cpu(const Real* logits, int64_t batch, int64_t draws, int64_t classes,
                      double margin, int64_t* counts, uint8_t* near_ties, int64_t* faults,
-                     int threads) {
+                     int threads, SimdPath path) {
+  const TopRows<Real> top_rows = top_function<Real>(path, classes);
+  const Real* end = logits + batch * draws * classes;
+  const Real real_margin = static_cast<Real>(margin);
+  const Real* wanted_margin = near_ties != nullptr ? &real_margin : nullptr;
   parallel_for(batch * draws, grain_rows(classes), threads, [&](int64_t first, int64_t last) {
-    SampleWords sample_counts(counts, classes);
-    const auto vote = [&](int64_t b, int64_t line, const Real*, const TopTwo<Real>& top) {
-      if (near_ties != nullptr && top.is_near_tie(static_cast<Real>(margin))) {
-        near_ties[line] = 1;
-      } else {
-        ++sample_counts.of(b)[top.best_class];
+    const Piece piece{draws, first, last};
+    SampleWords sample_counts(counts, classes, piece);
+    RowBlock block;
+    piece.for_each_block([&](int64_t line, int64_t rows) {
+      const Real* row = logits + line * classes;
+      top_rows(row, rows, classes, end, wanted_margin, block);
+      const uint64_t faulty = block.faulty & first_bits(rows);
+      const uint64_t near = block.near_ties & first_bits(rows) & ~faulty;
+      count_faults(row, classes, faulty, faults);
+      for (uint64_t rest = near; rest != 0; rest &= rest - 1) {
+        near_ties[line + __builtin_ctzll(rest)] = 1;
       }
-    };
-    scan_rows(logits, draws, classes, first, last, faults, vote);
+      const uint64_t without = faulty | near;
+      piece.for_each_sample(line, rows, [&](int64_t b, int64_t from, int64_t to) {
+        int64_t* words = sample_counts.of(b);
+        const int64_t stride = sample_counts.stride();
+        int64_t r = from;
+        if (without == 0) {
+          for (; r + SampleWords::kCopies <= to; r += SampleWords::kCopies) {
+            for (int64_t c = 0; c < SampleWords::kCopies; ++c) {
+              ++words[c * stride + block.top[r + c]];
+            }
+          }
+        }
+        for (; r < to; ++r) {
+          if (!has_bit(without, r)) ++words[block.top[r]];
+        }
+      });
+    });
   });
 }
 
 template <class Real>
 void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t batch, int64_t draws,
                          int64_t num_classes, int64_t bins, int64_t* histogram, int64_t* score_sums,
-                         int64_t* faults, int threads) {
+                         int64_t* faults, int threads, SimdPath path) {
+  const ScoreRows<Real> score_rows = score_function<Real>(path, num_classes);
+  const Real* end = logits + batch * draws * num_classes;
   parallel_for(batch * draws, grain_rows(num_classes), threads, [&](int64_t first, int64_t last) {
-    SampleWords sample_histogram(histogram, bins);
-    SampleWords sample_sums(score_sums, 2);
-    const auto vote = [&](int64_t b, int64_t, const Real* row, const TopTwo<Real>& top) {
-      uint64_t sum = 0;
-      for (int64_t k = 0; k < num_classes; ++k) sum += units_of(row[k], top.best);
-      const int64_t chosen = classes != nullptr ? classes[b] : top.best_class;
-      const double score = score_of(units_of(row[chosen], top.best), sum);
-      ++sample_histogram.of(b)[score_bin(score, static_cast<int>(bins))];
-      const int64_t q = fixed_floor(score);
-      int64_t* words = sample_sums.of(b);
-      words[0] += q >> kLowBits;
-      words[1] += q & kLowMask;
-    };
-    scan_rows(logits, draws, num_classes, first, last, faults, vote);
+    const Piece piece{draws, first, last};
+    SampleWords sample_histogram(histogram, bins, piece);
+    SampleWords sample_sums(score_sums, 2, piece);
+    RowBlock block;
+    int64_t chosen[kBlockRows];
+    piece.for_each_block([&](int64_t line, int64_t rows) {
+      const Real* row = logits + line * num_classes;
+      if (classes != nullptr) {
+        piece.for_each_sample(line, rows, [&](int64_t b, int64_t from, int64_t to) {
+          std::fill(chosen + from, chosen + to, classes[b]);
+        });
+      }
+      score_rows(row, rows, num_classes, end, classes != nullptr ? chosen : nullptr, block);
+      const uint64_t faulty = block.faulty & first_bits(rows);
+      count_faults(row, num_classes, faulty, faults);
+      piece.for_each_sample(line, rows, [&](int64_t b, int64_t from, int64_t to) {
+        int64_t* words = sample_histogram.of(b);
+        const int64_t stride = sample_histogram.stride();
+        SplitSum sum{0, 0};
+        for (int64_t r = from; r < to; ++r) {
+          if (has_bit(faulty, r)) continue;
+          const int bin = score_bin(block.score[r], static_cast<int>(bins));
+          ++words[r % SampleWords::kCopies * stride + bin];
+          sum.add(fixed_floor(block.score[r]));
+        }
+        int64_t* sums = sample_sums.of(b);
+        sums[0] += sum.high;
+        sums[1] += sum.low;
+      });
+    });
   });
 }
 
 template void count_votes_cpu(const float*, int64_t, int64_t, int64_t, double, int64_t*, uint8_t*,
-                              int64_t*, int);
+                              int64_t*, int, SimdPath);
 template void count_votes_cpu(const double*, int64_t, int64_t, int64_t, double, int64_t*, uint8_t*,
-                              int64_t*, int);
+                              int64_t*, int, SimdPath);
 template void score_histogram_cpu(const float*, const int64_t*, int64_t, int64_t, int64_t, int64_t,
-                                  int64_t*, int64_t*, int64_t*, int);
+                                  int64_t*, int64_t*, int64_t*, int, SimdPath);
 template void score_histogram_cpu(const double*, const int64_t*, int64_t, int64_t, int64_t, int64_t,
-                                  int64_t*, int64_t*, int64_t*, int);
+                                  int64_t*, int64_t*, int64_t*, int, SimdPath);
 
 }  // namespace certcal

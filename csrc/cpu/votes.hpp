@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Vote counting and score histograms on the CPU. Real is float or double.
+// Vote counting and score histograms on the CPU. Real is float or double. The same integers on every path.
 #pragma once
 
 #include <cstdint>
+
+#include "simd_path.hpp"
 
 namespace certcal {
 
@@ -15,7 +17,7 @@ void count_votes_cpu(const Real* logits,  // (batch, draws, classes)
                      int64_t* counts,     // (batch, classes), added to
                      uint8_t* near_ties,  // (batch, draws) or null
                      int64_t* faults,     // (kFaultWords,), added to
-                     int threads);
+                     int threads, SimdPath path = available_simd_paths().front());
 
 // histogram[b, j] += how many softmax scores of class classes[b] (null: of each row's top class) fall in bin j of
 // `bins` equal ones; score_sums[b] += their sum in two fixed-point words, rounded down.
@@ -26,6 +28,6 @@ void score_histogram_cpu(const Real* logits,      // (batch, draws, num_classes)
                          int64_t* histogram,   // (batch, bins), added to
                          int64_t* score_sums,  // (batch, 2), added to
                          int64_t* faults,      // (kFaultWords,), added to
-                         int threads);
+                         int threads, SimdPath path = available_simd_paths().front());
 
 }  // namespace certcal

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "../core/half.hpp"
 #include "../core/normal.hpp"
 #include "launch.hpp"
 #include "noise.hpp"
@@ -6,77 +7,190 @@
 namespace certcal {
 namespace {
 
-// A thread reads the elements of one Philox block once and writes them for so many draws.
-constexpr int64_t kDrawsPerItem = 8;
-
-struct alignas(16) FourFloats {
-  float x[kNormalsPerBlock];
+// What one instruction reads or writes.
+struct alignas(16) Vector {
+  uint32_t word[4];
 };
+template <class Value>
+constexpr int kVectorValues = static_cast<int>(sizeof(Vector) / sizeof(Value));
+
+// The values of several channels, beside as many of x, want more registers, in fewer blocks.
+template <int kChannels>
+constexpr int kBlocksOfThreads = kChannels > 1 ? 2 : kBlocksPerProcessor;
 
 bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % alignof(FourFloats) == 0;
+  return reinterpret_cast<uintptr_t>(pointer) % alignof(Vector) == 0;
 }
 
-// kVector: elements % 4 == 0 and both arrays are aligned, so that a block is read and written as 16 bytes.
-template <bool kVector>
-__global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
-    add_noise_kernel(const float* __restrict__ images, const int64_t* __restrict__ sample_ids,
-                     float sigma, uint64_t seed, int64_t batch, int64_t elements,
-                     uint32_t first_draw, int64_t draws, float* __restrict__ out) {
-  const int64_t blocks = ceil_div(elements, kNormalsPerBlock);
-  const int64_t chunks = ceil_div(draws, kDrawsPerItem);
-  const int64_t items = batch * chunks * blocks;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kBlockThreads;
-  for (int64_t item = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x; item < items;
-       item += stride) {
-    const int64_t line = item / blocks;
-    const int64_t block = item - line * blocks;
-    const int64_t b = line / chunks;
-    const int64_t first = (line - b * chunks) * kDrawsPerItem;
-    const int64_t last = first + kDrawsPerItem < draws ? first + kDrawsPerItem : draws;
-    const int64_t begin = block * kNormalsPerBlock;
-    const int64_t left = elements - begin;
-    const int size = left < kNormalsPerBlock ? static_cast<int>(left) : kNormalsPerBlock;
-
-    FourFloats image;
-    if constexpr (kVector) {
-      image = *reinterpret_cast<const FourFloats*>(images + b * elements + begin);
+// x[0], ..., x[kVectorValues<Value> - 1], each rounded to Value.
+template <class Value>
+__device__ Vector packed(const float* x) {
+  Vector v;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if constexpr (sizeof(Value) == sizeof(float)) {
+      v.word[k] = bits_of(x[k]);
     } else {
-      for (int k = 0; k < kNormalsPerBlock; ++k) {
-        image.x[k] = k < size ? images[b * elements + begin + k] : 0.0f;
-      }
+      v.word[k] = rounded_pair(x[2 * k], x[2 * k + 1], Value{});
     }
-    const uint64_t sample_id = static_cast<uint64_t>(sample_ids[b]);
-    float* target = out + (b * draws + first) * elements + begin;
-    for (int64_t d = first; d < last; ++d, target += elements) {
-      const NormalBlock<float> z = normal_block<float>(
-          static_cast<uint32_t>(block), first_draw + static_cast<uint32_t>(d), sample_id, seed);
-      const FourFloats noisy = {{perturb(image.x[0], sigma, z.z0), perturb(image.x[1], sigma, z.z1),
-                                 perturb(image.x[2], sigma, z.z2),
-                                 perturb(image.x[3], sigma, z.z3)}};
-      if constexpr (kVector) {
-        *reinterpret_cast<FourFloats*>(target) = noisy;
-      } else {
-        for (int k = 0; k < kNormalsPerBlock; ++k) {
-          if (k < size) target[k] = noisy.x[k];
+  }
+  return v;
+}
+
+// The draws of one image that one item of work writes.
+struct Item {
+  int64_t b, group, first, last;
+};
+
+// Items in the order of memory: the groups of elements of one image and chunk of draws are neighbours.
+__device__ Item item_at(int64_t item, int64_t groups, int64_t draws, int64_t draws_per_item) {
+  const int64_t chunks = ceil_div(draws, draws_per_item);
+  const int64_t line = item / groups;
+  const int64_t b = line / chunks;
+  const int64_t first = (line - b * chunks) * draws_per_item;
+  const int64_t last = first + draws_per_item < draws ? first + draws_per_item : draws;
+  return {b, item - line * groups, first, last};
+}
+
+// A thread reads the same few pixels of all channels once, and writes them for its draws, a vector at a time. pixels =
+// elements / kChannels is a multiple of the pixels of a thread, and both arrays are aligned.
+template <class Value, int kChannels>
+__global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
+    add_noise_vector_kernel(const float* __restrict__ images,
+                            const int64_t* __restrict__ sample_ids, float sigma, uint64_t seed,
+                            int64_t batch, int64_t elements, uint32_t first_draw, int64_t draws,
+                            int64_t draws_per_item, Value* __restrict__ out) {
+  constexpr int kPixels = kVectorValues<Value>;
+  constexpr int kElements = kPixels * kChannels;
+  constexpr int kBlocks = kPixels / kNormalsPerBlock;  // of Philox, in each channel
+  const int64_t groups = elements / kElements;
+  const int64_t blocks_per_channel = elements / (kChannels * kNormalsPerBlock);
+  const int64_t items = batch * ceil_div(draws, draws_per_item) * groups;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kBlockThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x; i < items;
+       i += stride) {
+    const Item item = item_at(i, groups, draws, draws_per_item);
+    const int64_t begin = item.group * kElements;
+    float image[kElements];
+    const Vector* source = reinterpret_cast<const Vector*>(images + item.b * elements + begin);
+#pragma unroll
+    for (int v = 0; v < kElements / 4; ++v) {
+      const Vector read = source[v];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) image[4 * v + k] = float_of(read.word[k]);
+    }
+    const uint64_t sample_id = static_cast<uint64_t>(sample_ids[item.b]);
+    Value* target = out + (item.b * draws + item.first) * elements + begin;
+    for (int64_t d = item.first; d < item.last; ++d, target += elements) {
+      float noisy[kElements];
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+#pragma unroll
+        for (int q = 0; q < kBlocks; ++q) {
+          const int64_t block = c * blocks_per_channel + item.group * kBlocks + q;
+          const NormalBlock<float> z = normal_block<float>(
+              static_cast<uint32_t>(block), first_draw + static_cast<uint32_t>(d), sample_id, seed);
+          const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
+#pragma unroll
+          for (int k = 0; k < kNormalsPerBlock; ++k) {
+            const int at = (q * kNormalsPerBlock + k) * kChannels + c;
+            noisy[at] = perturb(image[at], sigma, normals[k]);
+          }
         }
+      }
+#pragma unroll
+      for (int v = 0; v < kChannels; ++v) {
+        reinterpret_cast<Vector*>(target)[v] = packed<Value>(noisy + v * kPixels);
       }
     }
   }
 }
 
+// Any sizes, alignment and number of channels: a thread takes the four elements of one Philox block.
+template <class Value>
+__global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
+    add_noise_kernel(const float* __restrict__ images, const int64_t* __restrict__ sample_ids,
+                     float sigma, uint64_t seed, int64_t batch, int64_t elements,
+                     uint32_t first_draw, int64_t draws, int64_t draws_per_item, int64_t channels,
+                     Value* __restrict__ out) {
+  const int64_t blocks = ceil_div(elements, kNormalsPerBlock);
+  const int64_t pixels = elements / channels;
+  const int64_t items = batch * ceil_div(draws, draws_per_item) * blocks;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kBlockThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x; i < items;
+       i += stride) {
+    const Item item = item_at(i, blocks, draws, draws_per_item);
+    const int64_t begin = item.group * kNormalsPerBlock;
+    const int64_t left = elements - begin;
+    const int size = left < kNormalsPerBlock ? static_cast<int>(left) : kNormalsPerBlock;
+    int64_t place[kNormalsPerBlock];
+    float image[kNormalsPerBlock];
+    int64_t channel = begin / pixels;
+    int64_t pixel = begin - channel * pixels;
+#pragma unroll
+    for (int k = 0; k < kNormalsPerBlock; ++k) {
+      place[k] = pixel * channels + channel;
+      image[k] = k < size ? images[item.b * elements + place[k]] : 0.0f;
+      if (++pixel == pixels) {
+        pixel = 0;
+        ++channel;
+      }
+    }
+    const uint64_t sample_id = static_cast<uint64_t>(sample_ids[item.b]);
+    Value* target = out + (item.b * draws + item.first) * elements;
+    for (int64_t d = item.first; d < item.last; ++d, target += elements) {
+      const NormalBlock<float> z =
+          normal_block<float>(static_cast<uint32_t>(item.group),
+                              first_draw + static_cast<uint32_t>(d), sample_id, seed);
+      const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
+#pragma unroll
+      for (int k = 0; k < kNormalsPerBlock; ++k) {
+        if (k < size) round_to(perturb(image[k], sigma, normals[k]), target[place[k]]);
+      }
+    }
+  }
+}
+
+// x is read once for all draws. Only where that leaves the device short of threads are the draws split; x is then so small
+// that it is read again from a cache.
+int64_t draws_per_item(int64_t items_of_one_chunk, int64_t draws) {
+  constexpr int64_t kFullDevice = int64_t{1} << 19;
+  constexpr int64_t kFewestDraws = 8;
+  const int64_t wanted = ceil_div(kFullDevice, items_of_one_chunk);
+  const int64_t most = ceil_div(draws, kFewestDraws);
+  return ceil_div(draws, wanted < most ? wanted : most);
+}
+
 }  // namespace
 
+template <class Value>
 cudaError_t launch_add_noise(const float* images, const int64_t* sample_ids, float sigma,
                              uint64_t seed, int64_t batch, int64_t elements, uint32_t first_draw,
-                             int64_t draws, float* out, cudaStream_t stream) {
+                             int64_t draws, Value* out, cudaStream_t stream, int64_t channels) {
   if (batch <= 0 || elements <= 0 || draws <= 0) return cudaSuccess;
-  const int64_t items =
-      batch * ceil_div(draws, kDrawsPerItem) * ceil_div(elements, kNormalsPerBlock);
-  const bool vector = elements % kNormalsPerBlock == 0 && is_aligned(images) && is_aligned(out);
-  return launch(vector ? add_noise_kernel<true> : add_noise_kernel<false>,
-                ceil_div(items, kBlockThreads), 0, stream, images, sample_ids, sigma, seed, batch,
-                elements, first_draw, draws, out);
+  const bool vector = (channels == 1 || channels == 3) && is_aligned(images) && is_aligned(out) &&
+                      elements % (channels * kVectorValues<Value>) == 0;
+  const int64_t group = vector ? channels * kVectorValues<Value> : kNormalsPerBlock;
+  const int64_t items = batch * ceil_div(elements, group);
+  const int64_t each = draws_per_item(items, draws);
+  const int64_t tiles = ceil_div(items * ceil_div(draws, each), kBlockThreads);
+  if (!vector) {
+    return launch(add_noise_kernel<Value>, tiles, 0, stream, images, sample_ids, sigma, seed, batch,
+                  elements, first_draw, draws, each, channels, out);
+  }
+  return launch(
+      channels == 1 ? add_noise_vector_kernel<Value, 1> : add_noise_vector_kernel<Value, 3>, tiles,
+      0, stream, images, sample_ids, sigma, seed, batch, elements, first_draw, draws, each, out);
 }
+
+template cudaError_t launch_add_noise<float>(const float*, const int64_t*, float, uint64_t, int64_t,
+                                             int64_t, uint32_t, int64_t, float*, cudaStream_t,
+                                             int64_t);
+template cudaError_t launch_add_noise<Float16>(const float*, const int64_t*, float, uint64_t,
+                                               int64_t, int64_t, uint32_t, int64_t, Float16*,
+                                               cudaStream_t, int64_t);
+template cudaError_t launch_add_noise<BFloat16>(const float*, const int64_t*, float, uint64_t,
+                                                int64_t, int64_t, uint32_t, int64_t, BFloat16*,
+                                                cudaStream_t, int64_t);
 
 }  // namespace certcal

@@ -6,14 +6,18 @@
 
 #include <cstdint>
 
+#include "../core/half.hpp"
+
 namespace certcal {
 
-// All pointers are device pointers. Checks the launch and returns its error; does not allocate and does not synchronise.
+// Value: float, Float16 or BFloat16; channels as in cpu/noise.hpp. All pointers are device pointers. Checks the launch and
+// returns its error; does not allocate and does not synchronise.
+template <class Value>
 cudaError_t launch_add_noise(const float* images,        // (batch, elements)
                              const int64_t* sample_ids,  // (batch,)
                              float sigma, uint64_t seed, int64_t batch, int64_t elements,
                              uint32_t first_draw, int64_t draws,
-                             float* out,  // (batch, draws, elements)
-                             cudaStream_t stream);
+                             Value* out,  // (batch, draws, elements)
+                             cudaStream_t stream, int64_t channels = 1);
 
 }  // namespace certcal

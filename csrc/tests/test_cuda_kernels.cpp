@@ -132,31 +132,40 @@ void check_scores(const RowShape& s, int64_t bins, Random& random) {
 
 }  // namespace
 
-TEST_CASE("add_noise_kernel gives the bits of add_noise_cpu") {
+TEST_CASE_TEMPLATE("add_noise_kernel gives the bits of add_noise_cpu", Value, float, Float16,
+                   BFloat16) {
   struct NoiseShape {
-    int64_t batch, elements, draws;
+    int64_t batch, elements, draws, channels;
   };
   const std::vector<NoiseShape> shapes = {
-      {0, 4, 3},  {2, 0, 3},  {2, 4, 0},   {1, 1, 1},    {2, 3, 9},     {3, 4, 8},    {2, 31, 17},
-      {2, 32, 1}, {1, 33, 7}, {5, 255, 3}, {2, 256, 16}, {1, 257, 100}, {3, 3072, 11}};
+      {0, 4, 3, 1},    {2, 0, 3, 1},     {2, 4, 0, 1},     {1, 1, 1, 1},  {2, 3, 9, 1},
+      {3, 4, 8, 1},    {2, 31, 17, 1},   {2, 32, 1, 1},    {1, 33, 7, 1}, {5, 255, 3, 1},
+      {2, 256, 16, 1}, {1, 257, 100, 1}, {3, 3072, 11, 1}, {2, 3, 9, 3},  {2, 12, 9, 3},
+      {2, 24, 1, 3},   {3, 27, 17, 3},   {2, 32, 5, 2},    {2, 32, 5, 4}, {3, 3072, 11, 3},
+      {1, 771, 9, 3},  {2, 4, 9, 4},     {1, 48, 9, 16}};
+  Value guard;
+  round_to(9.0f, guard);
   for (const NoiseShape& s : shapes) {
     CAPTURE(s.elements);
+    CAPTURE(s.channels);
     Random random(30);
-    // Both arrays start one float into their storage in the second round: then 16-byte access is not allowed.
+    // Both arrays start one value into their storage in the second round: then 16-byte access is not allowed.
     for (const size_t offset : {size_t{0}, size_t{1}}) {
       std::vector<float> images(static_cast<size_t>(s.batch * s.elements) + offset);
       for (float& x : images) x = static_cast<float>(random.between(-1.0, 1.0));
       std::vector<int64_t> ids;
       for (int64_t b = 0; b < s.batch; ++b) ids.push_back(static_cast<int64_t>(random.next()));
       const size_t size = static_cast<size_t>(s.batch * s.draws * s.elements);
-      std::vector<float> expected(size + offset + 8, 9.0f);
+      std::vector<Value> expected(size + offset + 8, guard);
       add_noise_cpu(images.data() + offset, ids.data(), 0.7f, 1234567890123u, s.batch, s.elements,
-                    0xFFFFFFFEu, s.draws, expected.data() + offset, 1, SimdPath::kScalar);
+                    0xFFFFFFFEu, s.draws, expected.data() + offset, 1, SimdPath::kScalar,
+                    s.channels);
       for (const Shape& shape : kShapes) {
-        std::vector<float> out(size + offset + 8, 9.0f);
+        std::vector<Value> out(size + offset + 8, guard);
         run_in(shape, [&] {
           return launch_add_noise(images.data() + offset, ids.data(), 0.7f, 1234567890123u, s.batch,
-                                  s.elements, 0xFFFFFFFEu, s.draws, out.data() + offset, nullptr);
+                                  s.elements, 0xFFFFFFFEu, s.draws, out.data() + offset, nullptr,
+                                  s.channels);
         });
         CHECK(same_bits(out, expected));
       }
@@ -220,7 +229,8 @@ TEST_CASE("count_groups_kernel and certify_kernel give the words of certify_cpu"
 TEST_CASE("empty input launches nothing") {
   const int before = cuda_on_host::launches;
   const Bins bins{nullptr, 15, false, true};
-  CHECK(launch_add_noise(nullptr, nullptr, 1.0f, 0, 0, 3, 0, 3, nullptr, nullptr) == cudaSuccess);
+  CHECK(launch_add_noise<float>(nullptr, nullptr, 1.0f, 0, 0, 3, 0, 3, nullptr, nullptr) ==
+        cudaSuccess);
   CHECK(launch_count_votes<float>(nullptr, 3, 0, 3, 0.0, nullptr, nullptr, nullptr, nullptr) ==
         cudaSuccess);
   CHECK(launch_score_histogram<double>(nullptr, nullptr, 0, 3, 3, 10, nullptr, nullptr, nullptr,

@@ -121,11 +121,11 @@ TEST_CASE("an image may be computed in any pieces that begin at a Philox block")
   const int64_t elements = 611;
   const Images images(1, elements);
   const std::vector<float> expected = reference(images, 9, 1);
-  std::vector<std::pair<std::string, NoiseRow>> rows = {{"scalar", noise_row_scalar}};
+  std::vector<std::pair<std::string, NoiseRow<float>>> rows = {{"scalar", noise_row_scalar<float>}};
 #ifdef CERTCAL_X86
   for (const SimdPath path : available_simd_paths()) {
-    if (path == SimdPath::kAvx2) rows.emplace_back("avx2", noise_row_avx2);
-    if (path == SimdPath::kAvx512) rows.emplace_back("avx512", noise_row_avx512);
+    if (path == SimdPath::kAvx2) rows.emplace_back("avx2", noise_row_avx2<float>);
+    if (path == SimdPath::kAvx512) rows.emplace_back("avx512", noise_row_avx512<float>);
   }
 #endif
   for (const auto& [name, row] : rows) {
@@ -134,7 +134,7 @@ TEST_CASE("an image may be computed in any pieces that begin at a Philox block")
       std::vector<float> out(static_cast<size_t>(elements), kGuard);
       const uint64_t id = static_cast<uint64_t>(images.sample_ids[0]);
       row(images.pixels.data(), kSigma, kSeed, id, 9, 0, cut, out.data());
-      row(images.pixels.data(), kSigma, kSeed, id, 9, cut, elements, out.data());
+      row(images.pixels.data() + cut, kSigma, kSeed, id, 9, cut, elements - cut, out.data() + cut);
       REQUIRE(same_bits(out, expected));
     }
   }

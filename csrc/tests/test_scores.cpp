@@ -26,13 +26,14 @@ struct Scores {
 
 template <class Real>
 Scores score(const std::vector<Real>& logits, const std::vector<int64_t>* classes, int64_t batch,
-             int64_t draws, int64_t num_classes, int64_t bins, int threads) {
+             int64_t draws, int64_t num_classes, int64_t bins, int threads,
+             SimdPath path = available_simd_paths().front()) {
   Scores out{std::vector<int64_t>(static_cast<size_t>(batch * bins), 0),
              std::vector<int64_t>(static_cast<size_t>(batch * 2), 0),
              {0, 0}};
   score_histogram_cpu(logits.data(), classes != nullptr ? classes->data() : nullptr, batch, draws,
                       num_classes, bins, out.histogram.data(), out.sums.data(), out.faults.data(),
-                      threads);
+                      threads, path);
   return out;
 }
 
@@ -153,6 +154,62 @@ TEST_CASE_TEMPLATE("histogram and sums are those of a loop over the rows, for an
           CHECK(out == expected);
         }
       }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("every SIMD path scores as the scalar one, for every size", Real, float,
+                   double) {
+  Random random(33);
+  for (const int64_t classes :
+       {1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 1000}) {
+    for (const int64_t draws : {0, 1, 31, 32, 33, 255, 256, 257, 2049}) {
+      if (classes > 100 && draws > 257) continue;
+      CAPTURE(classes);
+      CAPTURE(draws);
+      const int64_t batch = draws < 100 ? 3 : 1;
+      for (const double scale : {0.0, 0.01, 3.0, 20.0, 1e30}) {
+        auto logits = random_logits<Real>(random, batch * draws * classes, scale);
+        for (size_t k = 0; k + 7 < logits.size(); k += 1 + static_cast<size_t>(random.below(9))) {
+          logits[k + 7] = logits[k];  // ties
+        }
+        if (draws > 32) {
+          const double infinity = std::numeric_limits<double>::infinity();
+          for (const double fault : {std::nan(""), infinity, -infinity}) {
+            const int64_t k = random.below(static_cast<int64_t>(logits.size()));
+            logits[static_cast<size_t>(k)] = static_cast<Real>(fault);
+          }
+        }
+        const std::vector<int64_t> chosen = {0, classes / 2, classes - 1};
+        for (const std::vector<int64_t>* which :
+             {&chosen, static_cast<const std::vector<int64_t>*>(nullptr)}) {
+          const Scores scalar =
+              score(logits, which, batch, draws, classes, 10, 1, SimdPath::kScalar);
+          for (const SimdPath path : available_simd_paths()) {
+            CERTCAL_REQUIRE(score(logits, which, batch, draws, classes, 10, 1, path) == scalar);
+            CERTCAL_REQUIRE(score(logits, which, batch, draws, classes, 10, 3, path) == scalar);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Each sample is one row, so that its sum shows the units of its smaller logits. Among so many arguments are some whose
+// exponential lies exactly between two units.
+TEST_CASE_TEMPLATE("the units of an exponential are the same on every path", Real, float, double) {
+  Random random(34);
+  for (const int64_t classes : {2, 70}) {
+    const int64_t rows = classes == 2 ? 400000 : 6000;
+    std::vector<Real> logits(static_cast<size_t>(rows * classes));
+    for (size_t k = 0; k < logits.size(); ++k) {
+      const bool first = k % static_cast<size_t>(classes) == 0;
+      logits[k] = first ? Real(0) : static_cast<Real>(random.between(-23.5, 0.0));
+    }
+    const Scores scalar = score<Real>(logits, nullptr, rows, 1, classes, 1, 1, SimdPath::kScalar);
+    for (const SimdPath path : available_simd_paths()) {
+      CAPTURE(simd_path_name(path));
+      CHECK(score<Real>(logits, nullptr, rows, 1, classes, 1, 2, path) == scalar);
     }
   }
 }

@@ -37,10 +37,12 @@ Counted empty_counts(int64_t batch, int64_t draws, int64_t classes) {
 
 template <class Real>
 Counted count(const std::vector<Real>& logits, int64_t batch, int64_t draws, int64_t classes,
-              double margin, bool with_near_ties, int threads) {
+              double margin, bool with_near_ties, int threads,
+              SimdPath path = available_simd_paths().front()) {
   Counted out = empty_counts(batch, draws, classes);
   count_votes_cpu(logits.data(), batch, draws, classes, margin, out.counts.data(),
-                  with_near_ties ? out.near_ties.data() : nullptr, out.faults.data(), threads);
+                  with_near_ties ? out.near_ties.data() : nullptr, out.faults.data(), threads,
+                  path);
   return out;
 }
 
@@ -88,6 +90,46 @@ std::vector<Real> random_logits(Random& random, int64_t rows, int64_t classes) {
     }
   }
   return logits;
+}
+
+// What a row may hold that a vector loop could get wrong.
+enum class Values { kTied, kNearlyTied, kSignedZeros, kLarge };
+constexpr Values kAllValues[] = {Values::kTied, Values::kNearlyTied, Values::kSignedZeros,
+                                 Values::kLarge};
+
+template <class Real>
+std::vector<Real> logits_of(Random& random, Values values, int64_t size) {
+  constexpr Real kEpsilon = std::numeric_limits<Real>::epsilon();
+  std::vector<Real> logits;
+  for (int64_t k = 0; k < size; ++k) {
+    const Real step = static_cast<Real>(random.below(4));
+    switch (values) {
+      case Values::kTied:
+        logits.push_back(step);
+        break;
+      case Values::kNearlyTied:
+        logits.push_back(1 + (random.below(9) == 0 ? 8 : step) * kEpsilon);
+        break;
+      case Values::kSignedZeros:
+        logits.push_back(random.below(2) == 0 ? Real(-0.0) : Real(0.0));
+        break;
+      case Values::kLarge:
+        logits.push_back((2 * step - 3) / 3 * std::numeric_limits<Real>::max());
+        break;
+    }
+  }
+  return logits;
+}
+
+// NaN or infinities at any place of some rows.
+template <class Real>
+void put_faults(Random& random, std::vector<Real>& logits, int64_t classes, int64_t among_rows) {
+  const int64_t rows = static_cast<int64_t>(logits.size()) / classes;
+  for (int64_t r = random.below(among_rows); r < rows; r += 1 + random.below(among_rows)) {
+    const double faults[] = {kNan, kInfinity, -kInfinity};
+    logits[static_cast<size_t>(r * classes + random.below(classes))] =
+        static_cast<Real>(faults[random.below(3)]);
+  }
 }
 
 template <class Real>
@@ -159,6 +201,61 @@ TEST_CASE_TEMPLATE("NaN counts before infinity, and the largest finite numbers v
   const Counted out = count(logits, 2, 3, 2, 0.0, false, 1);
   CHECK(out.faults == std::vector<int64_t>{10 + 2, 20 + 1});
   CHECK(out.counts == std::vector<int64_t>{3 + 1, 3, 3, 3 + 2});
+}
+
+TEST_CASE_TEMPLATE("every SIMD path counts as the scalar one, for every size", Real, float,
+                   double) {
+  Random random(31);
+  for (const int64_t classes :
+       {1, 2, 3, 7, 8, 9, 10, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 1000}) {
+    for (const int64_t draws : {0, 1, 31, 32, 33, 255, 256, 257, 2049}) {
+      if (classes > 100 && draws > 257) continue;
+      CAPTURE(classes);
+      CAPTURE(draws);
+      const int64_t batch = draws < 100 ? 3 : 1;
+      for (const Values values : kAllValues) {
+        auto logits = logits_of<Real>(random, values, batch * draws * classes);
+        if (draws > 32) put_faults(random, logits, classes, 40);
+        for (const bool with_near_ties : {false, true}) {
+          const Counted scalar =
+              count(logits, batch, draws, classes, 1e-6, with_near_ties, 1, SimdPath::kScalar);
+          if (draws <= 257) {
+            CERTCAL_REQUIRE(scalar ==
+                            reference(logits, batch, draws, classes, 1e-6, with_near_ties));
+          }
+          for (const SimdPath path : available_simd_paths()) {
+            for (const int threads : {1, 3}) {
+              CERTCAL_REQUIRE(count(logits, batch, draws, classes, 1e-6, with_near_ties, threads,
+                                    path) == scalar);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a NaN or infinity is found at every place of a row, on every path") {
+  for (const int64_t classes : {1, 2, 3, 4, 5, 9, 16, 17, 33, 64, 65, 100}) {
+    for (const double fault : {kNan, -kNan, kInfinity, -kInfinity}) {
+      for (const float fill : {0.0f, -1.0f, std::numeric_limits<float>::max()}) {
+        // Row r has its fault at place r; one row more has none.
+        std::vector<float> logits(static_cast<size_t>((classes + 1) * classes), fill);
+        for (int64_t r = 0; r < classes; ++r) {
+          logits[static_cast<size_t>(r * classes + r)] = static_cast<float>(fault);
+        }
+        for (const SimdPath path : available_simd_paths()) {
+          CAPTURE(simd_path_name(path));
+          const Counted out = count(logits, 1, classes + 1, classes, 0.5, false, 1, path);
+          const bool nan = std::isnan(fault);
+          CERTCAL_REQUIRE(out.faults ==
+                          std::vector<int64_t>{10 + (nan ? classes : 0), 20 + (nan ? 0 : classes)});
+          CERTCAL_REQUIRE(out.counts[0] == 3 + 1);  // the lowest of equals
+          CERTCAL_REQUIRE(std::count(out.counts.begin(), out.counts.end(), 3) == classes - 1);
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("a row scanned in pieces and merged is the row scanned at once, for every split") {
