@@ -102,6 +102,16 @@ def intervals(
     return right, float_vector("lower", lower, right.size), float_vector("upper", upper, right.size)
 
 
+def some_intervals(
+    correct: Any, lower: Any, upper: Any
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
+    """``intervals`` of at least one sample."""
+    result = intervals(correct, lower, upper)
+    if not result[0].size:
+        raise ValueError("correct, lower, upper: expected at least one sample, got none")
+    return result
+
+
 def bad_bounds(row: int, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> ValueError:
     """The error for the first row whose bounds are not ordered in [0, 1]."""
     return ValueError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check, _threads
 from certcal_ext._load import core
-from certcal_ext.ece_table import FRACTION_BITS, LOW_BITS, CertifiedEce, EceTable, Intervals
+from certcal_ext.ece_table import FRACTION_BITS, LOW_BITS, CertifiedEce, EceTable
 
 __all__ = [
     "CertifiedBrier",
@@ -87,7 +87,7 @@ def certified_brier(correct: Any, lower: Any, upper: Any) -> CertifiedBrier:
         >>> certified_brier([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.5]).value
         0.25
     """
-    right, low, high = _some_intervals(correct, lower, upper)
+    right, low, high = _check.some_intervals(correct, lower, upper)
     sums = np.zeros(2, np.int64)
     bad = core.brier_update(right, low, high, sums, threads=_threads.num_threads())
     if bad >= 0:
@@ -157,7 +157,7 @@ def certified_ece(
         >>> result.value, result.worst_confidence
         (0.5, array([0.5, 0.5]))
     """
-    right, low, high = _some_intervals(correct, lower, upper)
+    right, low, high = _check.some_intervals(correct, lower, upper)
     table = EceTable(bins, edges, closed)
     table.add_checked(right, low, high)
     return table.solve((right, low, high))
@@ -193,13 +193,6 @@ def ece(
     """
     points = _points(correct, confidence)
     return certified_ece(points[0], points[1], points[1], bins, edges, closed).value
-
-
-def _some_intervals(correct: Any, lower: Any, upper: Any) -> Intervals:
-    result = _check.intervals(correct, lower, upper)
-    if not result[0].size:
-        raise ValueError("correct, lower, upper: expected at least one sample, got none")
-    return result
 
 
 def _points(correct: Any, confidence: Any) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

@@ -108,9 +108,7 @@ def certified_ece_milp(
         (True, 0.5)
     """
     started = time.perf_counter()
-    right, low, high = _check.intervals(correct, lower, upper)
-    if not right.size:
-        raise ValueError("correct, lower, upper: expected at least one sample, got none")
+    right, low, high = _check.some_intervals(correct, lower, upper)
     _check.require_ordered(low, high)
     borders = _check.bin_edges(bins, edges)
     left = _check.closed_left(closed)

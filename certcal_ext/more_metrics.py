@@ -75,7 +75,8 @@ def certified_ks(correct: Any, lower: Any, upper: Any) -> CertifiedKs:
         >>> round(certified_ks([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.5]).value, 6)
         0.25
     """
-    right, low, high = _ordered(correct, lower, upper)
+    right, low, high = _check.some_intervals(correct, lower, upper)
+    _check.require_ordered(low, high)
     chosen = right != 0
     right_low, right_high = np.sort(low[chosen]), np.sort(high[chosen])
     wrong_low, wrong_high = np.sort(low[~chosen]), np.sort(high[~chosen])
@@ -139,7 +140,8 @@ def certified_mce(
         >>> round(certified_mce([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.5], bins=2).value, 6)
         0.5
     """
-    right, low, high = _ordered(correct, lower, upper)
+    right, low, high = _check.some_intervals(correct, lower, upper)
+    _check.require_ordered(low, high)
     borders = _check.bin_edges(bins, edges)
     side: Any = "right" if _check.closed_left(closed) else "left"
     first = np.searchsorted(borders[1:-1], low, side)
@@ -179,13 +181,3 @@ def _rounded_up(value: np.longdouble, samples: int) -> float:
     error = 4 * samples * float(np.finfo(_Wide).eps)
     above = np.nextafter(float(value), 2.0) + error if value > 0 else 0.0
     return float(min(1.0, above))
-
-
-def _ordered(
-    correct: Any, lower: Any, upper: Any
-) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-    right, low, high = _check.intervals(correct, lower, upper)
-    if not right.size:
-        raise ValueError("correct, lower, upper: expected at least one sample, got none")
-    _check.require_ordered(low, high)
-    return right, low, high

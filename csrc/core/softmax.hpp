@@ -17,13 +17,18 @@
 
 namespace certcal {
 
+// 1 / log 2, and log 2 in two pieces, the first of which times a small integer is exact.
+inline constexpr float kLog2E = 0x1.715476p+0f;
+inline constexpr float kLog2High = 0x1.62e400p-1f;
+inline constexpr float kLog2Low = 0x1.7f7d1cp-20f;
+
 inline constexpr float kExpUnderflow = -23.0f;  // exp(-23) < 2^-33 rounds to no unit at all
 
 // round(exp(x) * 2^32) for x <= 0.
 CERTCAL_HD uint64_t exp_units(float x) {
   if (!(x > kExpUnderflow)) return 0;
-  const float n = floorf(fused(x, 0x1.715476p+0f, 0.5f));
-  const float r = fused(n, -0x1.7f7d1cp-20f, fused(n, -0x1.62e400p-1f, x));  // log 2 in two pieces
+  const float n = floorf(fused(x, kLog2E, 0.5f));
+  const float r = fused(n, -kLog2Low, fused(n, -kLog2High, x));  // log 2 in two pieces
   const float e = fused(r * r, exp_tail(r), r + 1.0f);
   // n >= -34: scale by 2^(n + 35) * 2^-3, both exact, then round to the nearest unit.
   const double scale = static_cast<double>(uint64_t{1} << (static_cast<int>(n) + 35)) * 0.125;

@@ -110,8 +110,8 @@ struct LaneTops {
 template <class Lanes>
 typename Lanes::Float scaled_exp(typename Lanes::Float x) {
   using Float = typename Lanes::Float;
-  const Float n = Lanes::floor(fused(x, Float(0x1.715476p+0f), Float(0.5f)));
-  const Float r = fused(n, Float(-0x1.7f7d1cp-20f), fused(n, Float(-0x1.62e400p-1f), x));
+  const Float n = Lanes::floor(fused(x, Float(kLog2E), Float(0.5f)));
+  const Float r = fused(n, Float(-kLog2Low), fused(n, Float(-kLog2High), x));
   const Float e = fused(r * r, exp_tail(r), r + Float(1.0f));
   return Lanes::blend(Lanes::above(x, Float(kExpUnderflow)), Lanes::scaled(e, n), Float(0.0f));
 }
