@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ class VoteSampler:
         num_classes: K.
         sigma: standard deviation of the noise.
         seed: key of the noise.
-        batch_size: noisy images per forward pass.
+        batch_size: noisy images per forward pass; halved where memory runs out.
         on_draws: called with the number of draws that a finished pass counted.
     """
 
@@ -77,10 +79,17 @@ class VoteSampler:
         near_ties = torch.zeros(self._batch_size, dtype=torch.uint8, device=images.device)
         unsure: list[tuple[int, int]] = []
         margin: float | None = None
-        for rows, columns in _tiles(len(images), draws, self._batch_size):
-            logits = self._logits(
-                clean[rows], channels, ids[rows], first_draw + columns.start, len(columns)
-            )
+        pending = deque(_tiles(len(images), draws, self._batch_size))
+        while pending:
+            rows, columns = pending.popleft()
+            logits = None
+            if (rows.stop - rows.start) * len(columns) <= self._batch_size:
+                logits = self._logits_if_they_fit(
+                    clean[rows], channels, ids[rows], first_draw + columns.start, len(columns)
+                )
+            if logits is None:
+                pending.extendleft(reversed(_halves(rows, columns)))
+                continue
             if margin is None:
                 margin = self._margin(logits)
             near = near_ties[: logits.shape[0] * logits.shape[1]].view(logits.shape[:2])
@@ -97,6 +106,32 @@ class VoteSampler:
             self._raise_on_faults(faults, sample_ids, len(unsure))
         result: NDArray[np.int64] = counts.cpu().numpy()
         return result
+
+    def _logits_if_they_fit(
+        self, clean: torch.Tensor, channels: int, ids: torch.Tensor, first_draw: int, draws: int
+    ) -> Any:
+        """``_logits``, or None where memory ran out: half as many images then go into a pass from here on.
+
+        Nothing was counted by then, and a draw does not depend on the batch it is in, so the counts stay the same.
+        """
+        import torch
+
+        try:
+            return self._logits(clean, channels, ids, first_draw, draws)
+        except RuntimeError as error:
+            images = clean.shape[0] * draws
+            if not _is_out_of_memory(error) or images == 1:
+                raise
+            reason = str(error).splitlines()[0]
+        self._buffer = None  # outside of the handler, whose error holds the model's own tensors
+        self._batch_size = images // 2
+        if clean.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"batch_size: out of memory with {images} images in a pass, going on with {self._batch_size} ({reason})",
+            stacklevel=2,
+        )
+        return None
 
     def _count_alone(
         self,
@@ -162,6 +197,22 @@ def _values(tensor: torch.Tensor) -> NDArray[Any]:
     """What a small tensor holds; on the CPU a view, on a GPU a copy that waits for the device."""
     values: NDArray[Any] = tensor.cpu().numpy()
     return values
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    # The CPU's allocator has no error class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _halves(rows: slice, columns: range) -> list[tuple[slice, range]]:
+    """The two halves of a rectangle of more than one pair."""
+    if len(columns) > 1:
+        middle = len(columns) // 2
+        return [(rows, columns[:middle]), (rows, columns[middle:])]
+    row = (rows.start + rows.stop) // 2
+    return [(slice(rows.start, row), columns), (slice(row, rows.stop), columns)]
 
 
 def _tiles(samples: int, draws: int, batch_size: int) -> Iterator[tuple[slice, range]]:

@@ -88,7 +88,8 @@ class SmoothedClassifier:
             n0: draws that select the class of a sample; they are not used again.
             n: draws that estimate.
             alpha: failure probability of one sample's interval, half a side (Clopper-Pearson).
-            batch_size: noisy images per forward pass. A matter of memory and speed only: the counts do not depend on it.
+            batch_size: noisy images per forward pass. A matter of memory and speed only: the counts do not depend on it,
+                and where memory runs out it is halved with a warning.
             sample_ids: (N,) numbers that name the samples in the noise and in the result; default 0, ..., N - 1.
             progress: True shows draws done and time left; or a function of (draws done, draws in all).
 

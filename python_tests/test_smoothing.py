@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,57 @@ def test_a_model_that_rounds_differently_in_each_batch_still_gives_the_same_coun
             np.testing.assert_array_equal(
                 sampler(model, batch_size).counts(IMAGES, ids, 0, 3000), alone
             )
+
+
+class Hungry(torch.nn.Module):
+    """Runs out of memory above some number of images, as a GPU or the CPU's allocator would say it."""
+
+    def __init__(self, inner: torch.nn.Module, most: int, error: RuntimeError) -> None:
+        super().__init__()
+        self.inner, self.most, self.error = inner, most, error
+        self.seen: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.most:
+            raise self.error
+        result: torch.Tensor = self.inner(x)
+        return result
+
+
+@pytest.mark.parametrize("most", [1, 10, 100])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_with_the_same_counts(
+    most: int, error: RuntimeError
+) -> None:
+    ids = np.arange(9)
+    with torch.inference_mode():
+        expected = sampler(mlp(48, 4, seed=3), 256).counts(IMAGES, ids, 5, 70)
+        hungry = Hungry(mlp(48, 4, seed=3), most, error)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            counts = sampler(hungry, 256).counts(IMAGES, ids, 5, 70)
+    assert "out of memory with 210 images in a pass, going on with 105" in str(said[0].message)
+    np.testing.assert_array_equal(counts, expected)
+    assert (
+        sum(size > most for size in hungry.seen) <= 9
+    )  # once for each halving, not for each batch
+
+
+@pytest.mark.filterwarnings("ignore:.*out of memory.*:UserWarning")
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("shapes differ")]
+)
+def test_one_image_that_does_not_fit_and_other_errors_are_raised(error: RuntimeError) -> None:
+    hungry = Hungry(mlp(48, 4, seed=3), 0, error)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=str(error)):
+        sampler(hungry, 8).counts(IMAGES, np.arange(9), 0, 20)
 
 
 def test_a_fresh_process_counts_the_same() -> None:
