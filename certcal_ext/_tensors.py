@@ -77,7 +77,8 @@ def int64_vector_at(name: str, value: Any, size: int, like: Any) -> Any:
 
 def handed_over(value: Any) -> Any:
     """``value`` as the compiled module takes it fastest: a CPU tensor as the NumPy array on the same memory."""
-    if is_tensor(value) and value.device.type == "cpu":
+    # NumPy has no bfloat16; such a tensor goes over as it is.
+    if is_tensor(value) and value.device.type == "cpu" and dtype_name(value) != "bfloat16":
         return value.numpy()
     return value
 

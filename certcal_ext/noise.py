@@ -114,8 +114,7 @@ def write_noise(
     """
     core.add_noise(
         _tensors.handed_over(images),
-        # NumPy has no bfloat16.
-        out if _tensors.dtype_name(out) == "bfloat16" else _tensors.handed_over(out),
+        _tensors.handed_over(out),
         sigma,
         seed,
         _tensors.handed_over(sample_ids),

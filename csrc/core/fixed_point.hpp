@@ -51,4 +51,12 @@ struct SplitSum {
   }
 };
 
+// The same into two words that lie side by side in a table.
+CERTCAL_HD void add_words(int64_t* words, int64_t q, int64_t times) {
+  SplitSum sum{words[0], words[1]};
+  sum.add(q, times);
+  words[0] = sum.high;
+  words[1] = sum.low;
+}
+
 }  // namespace certcal

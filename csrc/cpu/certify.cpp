@@ -76,11 +76,6 @@ struct RadiusOutput {
   int64_t* brier;
 };
 
-void add_words(int64_t* words, int64_t q, int64_t times) {
-  words[0] += (q >> kLowBits) * times;
-  words[1] += (q & kLowMask) * times;
-}
-
 constexpr int kChunkGroups = 512;
 
 // The intervals of some groups at one radius.

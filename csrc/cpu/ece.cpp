@@ -95,13 +95,11 @@ CERTCAL_CLONES void prepare_table_rows(const Rows& rows, int count, const Bins& 
 }
 
 CERTCAL_CLONES SplitSum sum_of_worst_squares(const Rows& rows, int count) {
-  int64_t high = 0, low = 0;
+  SplitSum sum{0, 0};
   for (int n = 0; n < count; ++n) {
-    const int64_t q = worst_square(rows.correct[n] != 0, rows.lower[n], rows.upper[n]);
-    high += q >> kLowBits;
-    low += q & kLowMask;
+    sum.add(worst_square(rows.correct[n] != 0, rows.lower[n], rows.upper[n]));
   }
-  return {high, low};
+  return sum;
 }
 
 // The sums of one thread: packed words of up to 2^26 each stay apart, and below 2^64, for 2^5 rows, and go to the words
