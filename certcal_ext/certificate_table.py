@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from os import PathLike
 from typing import Any
 
@@ -28,25 +29,53 @@ SCHEMA = pa.schema(
         pa.field("confidence", pa.float64()),
         pa.field("p_lower", pa.float64(), nullable=False),
         pa.field("p_upper", pa.float64(), nullable=False),
+        pa.field("prediction_lower", pa.float64()),  # of the votes' probability, if not p_lower
+        pa.field("runner_up_upper", pa.float64()),  # of the next class, if better than 1 - lower
+        pa.field("alpha_share", pa.float64()),  # of alpha, that this row's interval took; null: all
+        pa.field("counts", pa.list_(pa.int64())),  # votes of all classes
+        pa.field("scores", pa.list_(pa.int64())),  # histogram of the class's softmax scores
     ]
 )
 
+#: Columns that files written before they existed do not have.
+_LATER = ("prediction_lower", "runner_up_upper", "alpha_share", "counts", "scores")
+
 _METADATA_KEY = b"certcal"
+_DIGEST_KEY = b"certcal_sha256"  # of both: pages have checksums, the footer has none
 
 
 def build(columns: dict[str, Any], rows: int) -> pa.Table:
     """A table in one chunk; None is a column of nulls, a masked array one with some."""
     arrays = []
     for field in SCHEMA:
-        values = columns[field.name]
+        values = columns.get(field.name)
         if values is None:
             arrays.append(pa.nulls(rows, field.type))
+        elif pa.types.is_list(field.type):
+            arrays.append(_lists(values, field.type))
         elif isinstance(values, np.ma.MaskedArray):
             arrays.append(pa.array(values.data, field.type, mask=np.ma.getmaskarray(values)))
         else:
             # Copied: Arrow would go on looking at the memory of the caller's array.
             arrays.append(pa.array(np.array(values), field.type))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _lists(values: NDArray[np.int64], kind: pa.ListType) -> pa.Array:
+    """(N, K) numbers as N lists."""
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    flat = np.array(values, np.int64).reshape(-1)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat), type=kind)
+
+
+def matrix(table: pa.Table, name: str) -> NDArray[np.int64] | None:
+    """A column of lists as an (N, K) array, or None where it holds a null."""
+    column = table.column(name)
+    if column.null_count:
+        return None
+    lists = column.combine_chunks()
+    flat: NDArray[np.int64] = lists.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(table.num_rows, -1)
 
 
 def numbers(table: pa.Table, name: str) -> NDArray[Any] | None:
@@ -100,8 +129,21 @@ def validate(table: Any, provenance: Any) -> None:
     votes = _filled(table, "votes", 0)
     _require("votes", votes, 0)
     if provenance.n is not None:
-        _require("votes", votes, 0, provenance.n)
-        _require("n", _filled(table, "n", provenance.n), provenance.n, provenance.n)
+        draws = _filled(table, "n", provenance.n)
+        _require("n", draws, 1, provenance.n)
+        over = votes > draws
+        if over.any():
+            row = int(np.argmax(over))
+            raise ValueError(
+                f"votes: expected at most n = {draws[row]}, got {votes[row]} in row {row}"
+            )
+    _require("prediction_lower", _filled(table, "prediction_lower", 0.0), 0.0, 1.0)
+    _require("runner_up_upper", _filled(table, "runner_up_upper", 1.0), 0.0, 1.0)
+    _require("alpha_share", _filled(table, "alpha_share", 1.0), 1e-12, 1.0)
+    for name in ("counts", "scores"):
+        _require_lists(table, name)
+    if provenance.kind == "scores" and table.column("scores").null_count:
+        raise ValueError("scores: expected a histogram in every row")
     correct = table.column("correct")
     if correct.null_count not in (0, table.num_rows):
         raise ValueError("correct: expected a value in every row or in none")
@@ -127,6 +169,24 @@ def validate(table: Any, provenance: Any) -> None:
             )
 
 
+def _require_lists(table: pa.Table, name: str) -> None:
+    """Lists of one length of numbers of at least 0, or nulls only."""
+    column = table.column(name)
+    if column.null_count == len(column):
+        return
+    if column.null_count:
+        raise ValueError(f"{name}: expected a list in every row or in none")
+    lists = column.combine_chunks()
+    sizes = np.unique(lists.value_lengths().to_numpy(zero_copy_only=False))
+    if sizes.size != 1 or sizes[0] < 2:
+        raise ValueError(
+            f"{name}: expected lists of one length of at least 2, got {sizes.min()} to {sizes.max()}"
+        )
+    flat = lists.flatten()
+    if flat.null_count or int(flat.to_numpy(zero_copy_only=False).min()) < 0:
+        raise ValueError(f"{name}: expected counts of at least 0")
+
+
 def _filled(table: pa.Table, name: str, value: Any) -> NDArray[Any]:
     column = table.column(name)
     result: NDArray[Any] = (column.fill_null(value) if column.null_count else column).to_numpy()
@@ -141,6 +201,10 @@ def _require(name: str, values: NDArray[Any], least: float, most: float = np.inf
         raise ValueError(f"{name}: expected values {limits}, got {values[row]} in row {row}")
 
 
+def _digest(text: bytes, rows: int) -> bytes:
+    return hashlib.sha256(b"%d %s" % (rows, text)).hexdigest().encode()
+
+
 def write_parquet(table: pa.Table, provenance: Provenance, path: str | PathLike[str]) -> None:
     """Writes a file beside ``path`` and renames it.
 
@@ -150,7 +214,10 @@ def write_parquet(table: pa.Table, provenance: Provenance, path: str | PathLike[
         ValueError: the folder does not exist, or ``path`` is one.
         OSError: the disk refuses.
     """
-    stored = table.replace_schema_metadata({_METADATA_KEY: provenance.to_json().encode()})
+    text = provenance.to_json().encode()
+    stored = table.replace_schema_metadata(
+        {_METADATA_KEY: text, _DIGEST_KEY: _digest(text, len(table))}
+    )
     with replacing(path) as file:
         pq.write_table(stored, file, write_page_checksum=True)
 
@@ -173,8 +240,17 @@ def read_parquet(path: str | PathLike[str]) -> tuple[pa.Table, Provenance]:
         raise ValueError(
             f"{path}: {expected}, got one without the provenance that certcal_ext writes"
         )
+    expected_digest = _digest(stored, len(table))
+    if table.schema.metadata.get(_DIGEST_KEY, expected_digest) != expected_digest:
+        raise ValueError(f"{path}: {expected}, but its provenance or its number of rows is damaged")
     try:
         provenance = Provenance.from_json(stored)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {expected}: {error}") from error
-    return table.replace_schema_metadata(None).combine_chunks(), provenance
+    table = table.replace_schema_metadata(None).combine_chunks()
+    for name in _LATER:
+        if name not in table.schema.names:
+            table = table.append_column(
+                SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type)
+            )
+    return table, provenance

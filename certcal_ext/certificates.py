@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,25 +14,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from certcal_ext import _check, readers, sources
-from certcal_ext.certificate_table import chosen, numbers, read_parquet, validate, write_parquet
-from certcal_ext.curve import (
-    CertifiedSet,
-    Curve,
-    Groups,
-    group_rows,
-    interval_curve,
-    shifted_intervals,
-    smoothing_curve,
-)
+from certcal_ext import _check
+from certcal_ext.bounds import MetricCurve, RowBounds, Source, check_choices, metric_curve
+from certcal_ext.certificate_makers import CertificateMakers
+from certcal_ext.certificate_table import numbers, read_parquet, validate, write_parquet
+from certcal_ext.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
+from certcal_ext.evidence import ends_at_level, row_factor
+from certcal_ext.guarantee import Guarantee, shifts
 from certcal_ext.intervals import best_radius
 from certcal_ext.provenance import Provenance
+from certcal_ext.recalibration import RecalibrationMap
+from certcal_ext.worst_cases import Choices, metric_of
 
-__all__ = ["Certificates", "CertifiedSet", "Curve"]
+__all__ = ["Certificates", "CertifiedSet", "Curve", "MetricCurve", "RowBounds"]
 
 
 @dataclass(frozen=True, eq=False)
-class Certificates:
+class Certificates(CertificateMakers):
     """Confidence certificates, one row a sample that was drawn for, abstained ones too.
 
     Theorem (Cohen et al., ICML 2019; Kumar et al., NeurIPS 2020): if the confidence of a classifier
@@ -44,7 +41,7 @@ class Certificates:
 
     Attributes:
         table: Arrow table with the columns index, label, predicted, correct, votes, n, confidence,
-            p_lower and p_upper.
+            p_lower, p_upper, and those that only some certificates fill (``certificate_table``).
         provenance: what the numbers were made from.
 
     Raises:
@@ -76,142 +73,6 @@ class Certificates:
 
     __hash__ = None  # type: ignore[assignment]
 
-    @classmethod
-    def from_counts(
-        cls,
-        counts: Any,
-        labels: Any,
-        sigma: float,
-        alpha: float = 1e-3,
-        selection: Any = None,
-        *,
-        index: Any = None,
-    ) -> Certificates:
-        """Certificates from votes of a classifier under Gaussian noise.
-
-        Args:
-            counts: (N, K) whole numbers, votes of the estimation draws; rows of equal sum.
-            labels: (N,) classes, or None: intervals and predictions are certified, and metrics are
-                not available.
-            sigma: standard deviation of the noise, in pixel units.
-            alpha: failure probability of one interval, both sides together.
-            selection: (N,) classes chosen by separate draws. None chooses the class with most votes
-                (the lowest of equals) in ``counts`` themselves, which the provenance then notes.
-            index: (N,) sample ids; None numbers the rows.
-
-        Returns:
-            ``Certificates``.
-
-        Raises:
-            TypeError: an argument of the wrong kind.
-            ValueError: unequal row sums, fewer than two classes, no samples, or a value out of
-                range.
-
-        Warns:
-            UserWarning: more samples abstain than are certified; the best radius for this n and
-                alpha is named.
-        """
-        result = cls(*sources.of_counts(counts, labels, sigma, alpha, selection, index))
-        result._warn_of_abstentions()
-        return result
-
-    @classmethod
-    def from_npz(
-        cls, path: str | PathLike[str], sigma: float | None = None, alpha: float = 1e-3
-    ) -> Certificates:
-        """``from_counts`` on a file of votes (see ``readers.read_counts``).
-
-        Args:
-            path: ``.npz`` file with ``counts`` and, where they are known, ``label`` and ``sigma``.
-            sigma: standard deviation of the noise; None takes the file's.
-            alpha: failure probability of one interval, both sides together.
-
-        Returns:
-            ``Certificates``.
-
-        Raises:
-            TypeError: an argument of the wrong kind.
-            ValueError: the file cannot be read, or neither it nor the caller says sigma, or they
-                differ.
-        """
-        stored = readers.read_counts(path)
-        scale = sources.sigma_of(stored, sigma, path)
-        result = cls.from_counts(stored.counts, stored.labels, scale, alpha)
-        return result.with_provenance(source=os.fspath(path))
-
-    @classmethod
-    def from_cohen_log(
-        cls, path: str | PathLike[str], sigma: float, n: int, alpha: float
-    ) -> Certificates:
-        """Certificates from a certification log (see ``readers.read_cohen_log``).
-
-        A printed radius stands for a range of vote counts, as it is rounded. The interval of a row
-        runs from the Clopper-Pearson lower end of the least count to the upper end of the largest
-        one, two-sided at ``alpha``, so it holds the interval that the true count would have given.
-        The point estimate is the middle of the range.
-
-        Args:
-            path: tab-separated log with idx, label, predict, radius and correct.
-            sigma: standard deviation of the noise that the log was made with, in pixel units.
-            n: number of estimation draws that it was made with.
-            alpha: failure probability of the log's one-sided bounds, and of one interval here.
-
-        Returns:
-            ``Certificates``; rows in which the log abstained abstain here.
-
-        Raises:
-            TypeError: an argument of the wrong kind.
-            ValueError: an argument out of range; a file that is no such log, naming the row; or a
-                radius that no count gives with this sigma, n and alpha.
-
-        Warns:
-            UserWarning: more samples abstain than are certified.
-        """
-        result = cls(*sources.of_cohen_log(path, sigma, n, alpha))
-        result._warn_of_abstentions()
-        return result
-
-    @classmethod
-    def from_intervals(
-        cls,
-        correct: Any,
-        lower: Any,
-        upper: Any,
-        radius: float | None = None,
-        confidence: Any = None,
-        labels: Any = None,
-        predicted: Any = None,
-    ) -> Certificates:
-        """Certificates of another verifier: intervals and predictions that hold under attack.
-
-        Args:
-            correct: (N,) booleans or 0/1, whether the certified prediction is right.
-            lower: (N,) lower ends of the confidence under attack.
-            upper: (N,) upper ends.
-            radius: l2 radius at which they hold; a larger one is then an error, and at a smaller
-                one the same intervals are returned, which hold there too. None: they are returned
-                at whatever radius is asked for, unchecked.
-            confidence: (N,) confidences without an attack, or None.
-            labels: (N,) classes, or None.
-            predicted: (N,) predicted classes, or None.
-
-        Returns:
-            ``Certificates``; every sample counts as certified.
-
-        Raises:
-            TypeError: an argument of the wrong kind.
-            ValueError: no samples, shapes that differ, a value out of range, or ``correct`` that
-                contradicts the classes.
-
-        Example:
-            >>> certificates = Certificates.from_intervals([1, 0], [0.8, 0.5], [0.9, 0.6], 0.5)
-            >>> certificates.brier(0.5).round(3)
-            array([0.2])
-        """
-        return cls(
-            *sources.of_intervals(correct, lower, upper, radius, confidence, labels, predicted)
-        )
-
     def with_provenance(self, **changes: Any) -> Certificates:
         """The same certificates with fields of the provenance replaced, such as ``n0``."""
         return Certificates(self.table, dataclasses.replace(self.provenance, **changes))
@@ -219,17 +80,61 @@ class Certificates:
     @property
     def abstained(self) -> NDArray[np.bool_]:
         """(N,) bool: the samples that are not certified even at radius 0."""
-        if not self._smoothed:
-            return np.zeros(len(self), np.bool_)
-        return ~self._certified(0.0)
+        return ~self._guarantee.certified(0.0)
 
     @property
     def best_radius(self) -> float | None:
         """The largest radius that this n and alpha could ever give; None without draws."""
         made = self.provenance
-        if not self._smoothed or made.n is None or made.alpha is None or made.sigma is None:
+        if not self._guarantee.smoothed or None in (made.n, made.alpha, made.sigma):
             return None
-        return best_radius(made.n, made.alpha, made.sigma)
+        return best_radius(made.n, made.alpha, made.sigma)  # type: ignore[arg-type]
+
+    @property
+    def recalibration(self) -> RecalibrationMap | None:
+        """The monotone map that confidences go through, or None."""
+        return self._guarantee.recalibration
+
+    def recalibrated(self, mapping: RecalibrationMap | None) -> Certificates:
+        """The same certificates with confidences that go through a monotone map.
+
+        Theorem (this project): a monotone map keeps certificates, [l, u] becomes [g(l), g(u)], if it
+        was fixed before the draws of these rows were looked at: fit it on other samples.
+
+        Args:
+            mapping: the map, in place of the one these certificates have; None takes it away.
+
+        Returns:
+            ``Certificates``; the map is stored with them.
+
+        Raises:
+            TypeError: ``mapping`` is no ``RecalibrationMap``.
+        """
+        if mapping is not None and not isinstance(mapping, RecalibrationMap):
+            raise TypeError(f"mapping: expected a RecalibrationMap, got {type(mapping).__name__}")
+        return self.with_provenance(recalibration=None if mapping is None else mapping.to_json())
+
+    def select(self, rows: Any) -> Certificates:
+        """The certificates of some rows.
+
+        Args:
+            rows: (N,) bool, or positions.
+
+        Returns:
+            ``Certificates``. For ``delta`` these count as all that was drawn for, which is sound
+            only where the choice does not depend on the draws.
+
+        Raises:
+            TypeError: neither booleans nor whole numbers.
+            ValueError: a mask of another length, positions out of range, or no row chosen.
+        """
+        given = _check.vector("rows", rows)
+        if given.dtype == np.bool_:
+            given = np.flatnonzero(_check.vector("rows", given, len(self)))
+        where = _check.int_vector("rows", given)
+        if where.size and not (where.min() >= 0 and where.max() < len(self)):
+            raise ValueError(f"rows: expected positions from 0 to {len(self) - 1}")
+        return Certificates(self.table.take(pa.array(where)).combine_chunks(), self.provenance)
 
     def at(self, radius: float) -> CertifiedSet:
         """The samples certified at a radius, with their intervals under attack.
@@ -246,40 +151,116 @@ class Certificates:
                 hold at.
         """
         reach = _check.radius("radius", radius)
-        lower, upper = self._column("p_lower"), self._column("p_upper")
-        inside = np.ones(len(self), np.bool_)
-        if self._smoothed:
-            shift = float(self._shifts(np.array([reach]))[0])
-            inside = self._certified(shift)
-            lower, upper = shifted_intervals(self._groups, inside, shift)
-        else:
-            self._require_reach(np.array([reach]))
-            lower, upper = lower.copy(), upper.copy()
-        index = self._column("index")[inside]
-        for values in (index, lower, upper):
-            values.flags.writeable = False
-        return CertifiedSet(
-            radius=reach,
-            index=index,
-            correct=chosen(self.table, "correct", inside),
-            lower=lower,
-            upper=upper,
-            confidence=chosen(self.table, "confidence", inside),
-            predicted=chosen(self.table, "predicted", inside),
-        )
+        self._require_reach(np.array([reach]))
+        return self._guarantee.at(reach)
 
-    def brier(self, radii: Any) -> NDArray[np.float64]:
-        """(R,) exact worst-case Brier scores; arguments and errors as ``curve``."""
+    def rows_at(self, radius: float) -> RowBounds:
+        """Every sample under attacks of a radius, the uncertified ones too.
+
+        Args:
+            radius: l2 radius, in pixel units.
+
+        Returns:
+            ``RowBounds``.
+
+        Raises:
+            TypeError: ``radius`` is no number.
+            ValueError: as ``at``.
+        """
+        reach = _check.radius("radius", radius)
+        self._require_reach(np.array([reach]))
+        return self._guarantee.rows(reach)
+
+    def brier(self, radii: Any, **options: Any) -> NDArray[np.float64]:
+        """(R,) exact worst-case Brier scores.
+
+        Arguments and errors as ``curve``; with ``scope=`` or ``delta=`` as ``bound``, whose joint
+        values are then returned.
+        """
+        if options:
+            return self._bound_values("brier", radii, options)
         return self.curve(radii, bins=1).certified_brier
 
     def ece(
-        self, radii: Any, bins: int = 15, edges: Any = None, closed: str = "right"
+        self,
+        radii: Any,
+        bins: int = 15,
+        edges: Any = None,
+        closed: str = "right",
+        **options: Any,
     ) -> NDArray[np.float64]:
-        """(R,) exact worst-case ECEs; arguments and errors as ``curve``."""
+        """(R,) exact worst-case ECEs; arguments and errors as ``brier``."""
+        if options:
+            options |= {"bins": bins, "edges": edges, "closed": closed}
+            return self._bound_values("ece", radii, options)
         return self.curve(radii, bins, edges, closed).certified_ece
 
+    def bound(
+        self,
+        metric: str,
+        radii: Any,
+        *,
+        scope: str = "certified",
+        delta: float | None = None,
+        joint: str = "best",
+        population: bool = False,
+        bins: int = 15,
+        edges: Any = None,
+        closed: str = "right",
+        clip: float | None = None,
+        threshold: float = 0.5,
+    ) -> MetricCurve:
+        """Any metric over radii; with ``delta``, a bound that holds for the whole data set at once.
+
+        Args:
+            metric: "brier", "ece", "ks", "mce", "log_loss" or "selective_risk".
+            radii: (R,) l2 radii, or one, in pixel units.
+            scope: "certified": the samples certified at the radius, as the paper has it; "all":
+                every sample, where the others are charged the worst that an attack can make of
+                them. Only "all" compares models fairly.
+            delta: failure probability of a bound that holds over all draws jointly, radius by
+                radius; None: none is made.
+            joint: "binomial" (at most k intervals fail), "union" (all intervals at delta / N), or
+                "best": the lower of the two, with delta / 2 each.
+            population: also a bound on the expectation over the population that the samples are
+                drawn from (Brier, log loss, selective risk), at ``delta``.
+            bins: number of bins of equal width; not used where ``edges`` is given.
+            edges: (M + 1,) strictly increasing from 0 to 1.
+            closed: which end of a bin belongs to it.
+            clip: for the log loss, confidences are reported in [clip, 1 - clip]; None: as they are.
+            threshold: confidence from which the selective risk accepts a prediction.
+
+        Returns:
+            ``MetricCurve``, whose ``statement`` can be quoted.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: an argument out of range; no labels; ``delta`` for another verifier's
+                intervals, or options that do not go together.
+
+        Source:
+            docs/validity.md; population: Maurer and Pontil, COLT 2009, Theorem 4.
+
+        Example:
+            >>> certificates = Certificates.from_counts([[990, 10], [100, 900]], [0, 0], sigma=0.25)
+            >>> certificates.bound("brier", 0.25, scope="all", delta=0.01).joint.round(3)
+            array([0.507])
+        """
+        asked = _check.radii("radii", radii)
+        self._require_reach(asked)
+        measure = metric_of(metric)
+        borders = _check.bin_edges(bins, edges)
+        side = "left" if _check.closed_left(closed) else "right"
+        risk, least, accept = check_choices(
+            measure, scope, delta, joint, population, clip, threshold
+        )
+        choices = Choices(borders, side, least, accept)
+        return metric_curve(
+            self.source(scope), measure, asked, choices, scope, risk, joint, population
+        )
+
     def curve(self, radii: Any, bins: int = 15, edges: Any = None, closed: str = "right") -> Curve:
-        """All metrics over radii, in one pass over the samples.
+        """Accuracy, ECE and Brier score over radii, in one pass over the samples.
 
         Args:
             radii: (R,) l2 radii, or one, in pixel units.
@@ -301,23 +282,20 @@ class Certificates:
         asked = _check.radii("radii", radii)
         borders = _check.bin_edges(bins, edges)
         left = _check.closed_left(closed)
-        correct = self._column("correct")
-        if correct is None:
-            raise ValueError(
-                "labels: this metric needs them, and these certificates were made without "
-                "(labels=None)"
-            )
-        right = correct.view(np.uint8)
-        if not self._smoothed:
-            self._require_reach(asked)
-            ends = self._column("p_lower"), self._column("p_upper")
-            return interval_curve(right, *ends, self._column("confidence"), asked, borders, closed)
-        result = smoothing_curve(self._groups, right, asked, self._shifts(asked), borders, left)
+        right = self._correct()
+        self._require_reach(asked)
+        known = self._guarantee
+        if known.fused:
+            reach = shifts(asked, self.provenance)
+            result = smoothing_curve(known.groups, right, asked, reach, borders, left)
+        else:
+            sets = [known.at(float(radius)) for radius in asked]
+            result = curve_of_sets(sets, len(self), borders, closed)
         empty = result.radius[result.certified == 0]
         if empty.size:
             warnings.warn(
                 "no sample is certified at radius "
-                f"{empty.min():g}{' and above' if empty.size > 1 else ''}; {self._reach_words()}",
+                f"{empty.min():g}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
                 stacklevel=2,
             )
         return result
@@ -355,47 +333,61 @@ class Certificates:
         except ValueError as error:
             raise ValueError(f"{path}: expected a Parquet file of certificates: {error}") from error
 
-    @property
-    def _smoothed(self) -> bool:
-        return self.provenance.kind != "intervals"
-
     @cached_property
-    def _groups(self) -> Groups:
-        # A row without a point estimate abstained: it is never certified, and the 0 is never read.
-        confidence = self.table.column("confidence").fill_null(0.0).to_numpy()
-        votes = self._column("votes") if self.provenance.kind == "votes" else None
-        return group_rows(self._column("p_lower"), self._column("p_upper"), confidence, votes)
+    def _guarantee(self) -> Guarantee:
+        return Guarantee(self.table, self.provenance)
 
-    def _column(self, name: str) -> Any:
-        return numbers(self.table, name)
+    def _correct(self) -> NDArray[np.uint8]:
+        correct = numbers(self.table, "correct")
+        if correct is None:
+            raise ValueError(
+                "labels: this metric needs them, and these certificates were made without "
+                "(labels=None)"
+            )
+        return correct.view(np.uint8)
 
-    def _certified(self, shift: float) -> NDArray[np.bool_]:
-        inside: NDArray[np.bool_] = (self._groups.probit_lower > shift)[self._groups.group]
-        return inside
+    def source(self, scope: str) -> Source:
+        """What ``bounds.metric_curve`` needs of these certificates."""
+        made, point = self.provenance, self.table.column("confidence")
+        confidence = None
+        if point.null_count < len(point):
+            confidence = point.fill_null(np.nan).to_numpy()
+            if self.recalibration is not None:
+                known = ~np.isnan(confidence)
+                confidence[known] = self.recalibration(confidence[known])
 
-    def _shifts(self, radii: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Radius over sigma, rounded up: one rounded to nearest could certify a little too much."""
-        sigma = np.float64(self.provenance.sigma or np.nan)  # a smoothed certificate has one
-        return np.where(radii > 0, np.nextafter(radii / sigma, np.inf), 0.0)
+        def at_level(alpha: float) -> Any:
+            if ends_at_level(self.table, made, alpha) is None:
+                return None
+            return Guarantee(self.table, made, alpha).rows
+
+        return Source(
+            rows=self._guarantee.rows,
+            rows_at_level=at_level,
+            correct=self._correct(),
+            confidence=confidence,
+            alpha=made.alpha,
+            factor=row_factor(made, everyone=scope == "all"),
+        )
+
+    def _bound_values(
+        self, metric: str, radii: Any, options: dict[str, Any]
+    ) -> NDArray[np.float64]:
+        curve = self.bound(metric, radii, **options)
+        return curve.worst if curve.joint is None else curve.joint
 
     def _require_reach(self, radii: NDArray[np.float64]) -> None:
-        reach = self.provenance.radius
+        reach = None if self._guarantee.smoothed else self.provenance.radius
         if reach is not None and radii.max() > reach:
             raise ValueError(
                 f"radius: expected at most {reach}, the radius that these intervals hold at, got "
                 f"{radii.max()}"
             )
 
-    def _reach_words(self) -> str:
+    def reach_words(self) -> str:
+        """The best radius that could ever be had, in words, for warnings."""
         made = self.provenance
         return (
             f"the best radius that n = {made.n} and alpha = {made.alpha:g} could ever give is "
             f"{self.best_radius:.4g}"
         )
-
-    def _warn_of_abstentions(self) -> None:
-        abstained = int(np.count_nonzero(self.abstained))
-        if abstained > len(self) - abstained:
-            warnings.warn(
-                f"{abstained} of {len(self)} samples abstain; {self._reach_words()}", stacklevel=3
-            )

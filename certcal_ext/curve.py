@@ -98,12 +98,21 @@ class Groups:
         confidence: (G,) point estimates.
         probit_lower: (G,) lower ends in probit space, rounded down.
         probit_upper: (G,) upper ends in probit space, rounded up.
+        margin: (N,) the radius in units of sigma below which a sample's prediction is certified; None where it is the
+            lower end in probit space.
     """
 
     group: NDArray[np.int64]
     confidence: NDArray[np.float64]
     probit_lower: NDArray[np.float64]
     probit_upper: NDArray[np.float64]
+    margin: NDArray[np.float64] | None = None
+
+    def certified(self, shift: float) -> NDArray[np.bool_]:
+        """(N,) bool: the samples whose prediction is certified at radius / sigma = ``shift``."""
+        if self.margin is not None:
+            return np.asarray(self.margin > shift)
+        return np.asarray((self.probit_lower > shift)[self.group])
 
 
 def _equal_keys(keys: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -124,6 +133,7 @@ def group_rows(
     upper: NDArray[np.float64],
     confidence: NDArray[np.float64],
     votes: NDArray[np.int64] | None = None,
+    margin: NDArray[np.float64] | None = None,
 ) -> Groups:
     """Groups the rows that are equal in all three columns.
 
@@ -132,6 +142,7 @@ def group_rows(
         upper: (N,) upper ends.
         confidence: (N,) point estimates.
         votes: (N,) counts of which the columns are functions, if they are: the rows are then grouped without a sort.
+        margin: as in ``Groups``.
 
     Returns:
         ``Groups``.
@@ -144,7 +155,28 @@ def group_rows(
         _, first, group = np.unique(columns, axis=0, return_index=True, return_inverse=True)
     ends = probit(lower[first], upper[first])
     rows = np.ascontiguousarray(group.reshape(-1), dtype=np.int64)
-    return Groups(rows, confidence[first], ends.lower, ends.upper)
+    return Groups(rows, confidence[first], ends.lower, ends.upper, margin)
+
+
+def prediction_margin(
+    lower: NDArray[np.float64], runner_up: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """(N,) how far, in units of sigma, a prediction is certified; rounded down.
+
+    Theorem (Cohen et al., ICML 2019): with pA at least ``lower`` and every other class at most pB, the prediction stays while
+    the radius is below sigma / 2 (Phi^-1(lower) - Phi^-1(pB)). pB is at most 1 - lower, and ``runner_up`` where that is less.
+
+    Args:
+        lower: (N,) lower ends of the class's probability.
+        runner_up: (N,) upper ends of the next class's, or None.
+    """
+    own = probit(lower, np.ones_like(lower)).lower
+    if runner_up is None:
+        return own
+    other = probit(np.zeros_like(runner_up), runner_up).upper
+    with np.errstate(invalid="ignore"):  # inf - inf: neither says anything
+        half = np.nextafter((own - other) / 2.0, -np.inf)
+    return np.fmax(own, half)
 
 
 def shifted_intervals(groups: Groups, chosen: NDArray[np.bool_], shift: float) -> Interval:
@@ -222,42 +254,38 @@ def smoothing_curve(
     )
 
 
-def interval_curve(
-    correct: NDArray[np.uint8],
-    lower: NDArray[np.float64],
-    upper: NDArray[np.float64],
-    confidence: NDArray[np.float64] | None,
-    radii: NDArray[np.float64],
-    edges: NDArray[np.float64],
-    closed: str,
+def curve_of_sets(
+    sets: list[CertifiedSet], total: int, edges: NDArray[np.float64], closed: str
 ) -> Curve:
-    """The curve of another verifier's intervals, which are the same at every radius.
+    """The curve of any certificates, from the certified set of each radius.
 
     Args:
-        correct: (N,) uint8, 1 where the prediction is right.
-        lower: (N,) lower ends.
-        upper: (N,) upper ends.
-        confidence: (N,) point estimates, or None.
-        radii: (R,) l2 radii.
+        sets: one a radius, with labels.
+        total: number of samples that were drawn for.
         edges: (M + 1,) edges of the bins.
         closed: ``"right"`` or ``"left"``.
 
     Returns:
         ``Curve``.
     """
-    worst = certified_brier(correct, lower, upper)
-    values = (
-        worst.accuracy,
-        np.nan if confidence is None else ece(correct, confidence, edges=edges, closed=closed),
-        certified_ece(correct, lower, upper, edges=edges, closed=closed).value,
-        np.nan if confidence is None else plain_brier_score(correct, confidence),
-        worst.value,
-    )
-    right = np.full(radii.size, float(np.count_nonzero(correct)))
-    certified = np.full(radii.size, correct.size, np.int64)
-    return _curve(
-        radii, certified, correct.size, right, *(np.full(radii.size, value) for value in values)
-    )
+    rows = np.full((len(sets), 7), np.nan)
+    for row, chosen in zip(rows, sets, strict=True):
+        row[:2] = len(chosen), 0
+        if not len(chosen):
+            continue
+        right, point = chosen.correct, chosen.confidence
+        assert right is not None  # labels were asked for before
+        worst = certified_brier(right, chosen.lower, chosen.upper)
+        row[1] = np.count_nonzero(right)
+        row[2] = worst.accuracy
+        if point is not None:
+            row[3] = ece(right, point, edges=edges, closed=closed)
+            row[5] = plain_brier_score(right, point)
+        row[4] = certified_ece(right, chosen.lower, chosen.upper, edges=edges, closed=closed).value
+        row[6] = worst.value
+    radii = np.array([chosen.radius for chosen in sets])
+    columns = rows.T.copy()
+    return _curve(radii, columns[0].astype(np.int64), total, *columns[1:])
 
 
 def _curve(

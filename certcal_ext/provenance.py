@@ -13,10 +13,16 @@ from certcal_ext import _check
 from certcal_ext._load import core
 from certcal_ext.intervals import MAX_DRAWS
 
-Kind = Literal["votes", "log", "intervals"]
+Kind = Literal["votes", "scores", "log", "intervals"]
+
+#: How the interval of a row was made from its draws.
+Interval = Literal["clopper-pearson", "sequence", "hoeffding", "bernstein", "betting", "cdf"]
 
 #: Version of the stored form; raised when a reader of an older one would misread it.
-_FORMAT = 1
+_FORMAT = 2
+
+
+_TEXTS = ("model_hash", "precision", "recalibration", "stopping", "source", "torch_version")
 
 
 def _now() -> str:
@@ -28,8 +34,8 @@ class Provenance:
     """What a certificate was made from. Fields that do not apply or are not known are None.
 
     Attributes:
-        kind: ``"votes"`` (counts of a smoothed classifier), ``"log"`` (printed radii) or
-            ``"intervals"`` (another verifier).
+        kind: ``"votes"`` (counts of a smoothed classifier), ``"scores"`` (its mean softmax scores),
+            ``"log"`` (printed radii) or ``"intervals"`` (another verifier).
         sigma: standard deviation of the noise, in pixel units.
         alpha: failure probability of one interval, both sides together.
         n0: draws that selected the class.
@@ -41,6 +47,9 @@ class Provenance:
         model_hash: hash of the model's weights.
         precision: number format in which the model ran.
         norm: norm of the attack.
+        interval: how intervals were made from draws; None: Clopper-Pearson, or another verifier.
+        recalibration: JSON of the monotone map that confidences go through, or None.
+        stopping: JSON of the rule by which samples stopped early, or None.
         source: file or tool that the numbers came from.
         torch_version: version of torch that ran the model.
         package_version: version of this package that made the certificate.
@@ -64,6 +73,9 @@ class Provenance:
     model_hash: str | None = None
     precision: str | None = None
     norm: str = "l2"
+    interval: str | None = None
+    recalibration: str | None = None
+    stopping: str | None = None
     source: str | None = None
     torch_version: str | None = None
     package_version: str = core.__version__
@@ -88,7 +100,11 @@ class Provenance:
                 _check.whole_number(name, getattr(self, name), least)
         if self.radius is not None:
             _check.radius("radius", self.radius)
-        for name in ("model_hash", "precision", "source", "torch_version"):
+        if self.interval not in (None, *get_args(Interval)):
+            raise ValueError(
+                f"interval: expected one of {', '.join(get_args(Interval))}, got {self.interval!r}"
+            )
+        for name in _TEXTS:
             _require_text(name, getattr(self, name), optional=True)
         for name in ("norm", "package_version", "created"):
             _require_text(name, getattr(self, name), optional=False)

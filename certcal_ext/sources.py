@@ -13,38 +13,48 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext.certificate_table import build
-from certcal_ext.intervals import clopper_pearson
+from certcal_ext.evidence import SHARED_DRAWS, Ends, runner_up_votes, score_ends, vote_ends
+from certcal_ext.intervals import MAX_DRAWS, clopper_pearson
 from certcal_ext.provenance import Provenance
 from certcal_ext.readers import VoteCounts, counts_matrix, read_cohen_log, votes_of_radius
 
-_SHARED_DRAWS = "the class was selected by the draws that estimate it"
 _LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
 
 
 def of_counts(
-    counts: Any, labels: Any, sigma: float, alpha: float, selection: Any, index: Any
+    counts: Any,
+    labels: Any,
+    sigma: float,
+    alpha: float,
+    selection: Any,
+    index: Any,
+    runner_up: bool,
+    keep_counts: bool,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_counts``, which documents arguments and errors."""
-    votes = counts_matrix("counts", counts)
-    rows, classes = votes.shape
+    matrix = counts_matrix("counts", counts)
+    rows, classes = matrix.shape
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
-    draws = int(votes[0].sum())
-    chosen = votes.argmax(axis=1) if selection is None else selection
+    draws = int(matrix[0].sum())
+    chosen = matrix.argmax(axis=1) if selection is None else selection
     predicted = _classes("selection", chosen, rows, classes)
-    known = None if labels is None else _classes("labels", labels, rows, classes)
-    won = votes[np.arange(rows), predicted]
-    lower, upper = clopper_pearson(won, draws, risk)
+    won = matrix[np.arange(rows), predicted]
+    every = np.full(rows, draws)
+    ends = vote_ends(
+        won,
+        every,
+        risk,
+        runner_up=runner_up_votes(matrix, predicted) if runner_up else None,
+        others=classes - 1,
+        classes=classes if selection is None else 1,
+    )
     columns = {
-        "index": np.arange(rows) if index is None else _check.int_vector("index", index, rows),
-        "label": known,
-        "predicted": predicted,
-        "correct": None if known is None else known == predicted,
+        **_columns(labels, predicted, classes, index, ends),
         "votes": won,
-        "n": np.full(rows, draws),
+        "n": every,
         "confidence": won / draws,
-        "p_lower": lower,
-        "p_upper": upper,
+        "counts": matrix if keep_counts or runner_up else None,
     }
     provenance = Provenance(
         kind="votes",
@@ -52,9 +62,138 @@ def of_counts(
         alpha=risk,
         n=draws,
         num_classes=classes,
-        notes=(_SHARED_DRAWS,) if selection is None else (),
+        interval="clopper-pearson",
+        notes=(SHARED_DRAWS,) if selection is None else (),
     )
     return build(columns, rows), provenance
+
+
+def of_votes(
+    votes: Any,
+    draws: Any,
+    predicted: Any,
+    labels: Any,
+    sigma: float,
+    alpha: float,
+    share: Any,
+    index: Any,
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_votes``, which documents arguments and errors."""
+    won = _check.int_vector("votes", votes)
+    rows = won.size
+    each = _draws(draws, rows)
+    _require_votes(won, each)
+    scale = _check.positive_number("sigma", sigma)
+    risk = _check.failure_probability("alpha", alpha)
+    chosen = _classes("predicted", predicted, rows, None)
+    part = None
+    if share is not None:
+        part = _check.float_vector("share", share, rows)
+        if not bool(((part > 0) & (part <= 1)).all()):
+            raise ValueError("share: expected parts of alpha above 0 and at most 1")
+    ends = vote_ends(won, each, risk, part)
+    columns = {
+        **_columns(labels, chosen, None, index, ends),
+        "votes": won,
+        "n": each,
+        "confidence": won / each,
+        "alpha_share": part,
+    }
+    provenance = Provenance(
+        kind="votes", sigma=scale, alpha=risk, n=int(each.max()), interval="clopper-pearson"
+    )
+    return build(columns, rows), provenance
+
+
+def of_scores(
+    histogram: Any,
+    mean: Any,
+    votes: Any,
+    predicted: Any,
+    labels: Any,
+    sigma: float,
+    alpha: float,
+    interval: str,
+    index: Any,
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_scores``, which documents arguments and errors."""
+    scores = counts_matrix("histogram", histogram)
+    rows, draws = scores.shape[0], int(scores[0].sum())
+    won = _check.int_vector("votes", votes, rows)
+    every = np.full(rows, draws)
+    _require_votes(won, every)
+    scale = _check.positive_number("sigma", sigma)
+    risk = _check.failure_probability("alpha", alpha)
+    chosen = _classes("predicted", predicted, rows, None)
+    point = _means(mean, scores)
+    if interval not in ("hoeffding", "bernstein", "betting", "cdf"):
+        raise ValueError(
+            f"interval: expected hoeffding, bernstein, betting or cdf, got {interval!r}"
+        )
+    ends = score_ends(scores, point, won, every, risk, interval)
+    columns = {
+        **_columns(labels, chosen, None, index, ends),
+        "votes": won,
+        "n": every,
+        "confidence": point,
+        "scores": scores,
+    }
+    provenance = Provenance(kind="scores", sigma=scale, alpha=risk, n=draws, interval=interval)
+    return build(columns, rows), provenance
+
+
+def _columns(
+    labels: Any, predicted: NDArray[np.int64], classes: int | None, index: Any, ends: Ends
+) -> dict[str, Any]:
+    """The columns that do not depend on what was drawn."""
+    rows = predicted.size
+    known = None if labels is None else _classes("labels", labels, rows, classes)
+    return {
+        "index": np.arange(rows) if index is None else _check.int_vector("index", index, rows),
+        "label": known,
+        "predicted": predicted,
+        "correct": None if known is None else known == predicted,
+        "p_lower": ends.lower,
+        "p_upper": ends.upper,
+        "prediction_lower": ends.prediction_lower,
+        "runner_up_upper": ends.runner_up_upper,
+    }
+
+
+def _draws(value: Any, rows: int) -> NDArray[np.int64]:
+    given = _check.array("n", value)
+    each = _check.int_vector("n", np.full(rows, given) if given.ndim == 0 else given, rows)
+    if rows and not bool(((each >= 1) & (each <= MAX_DRAWS)).all()):
+        raise ValueError(
+            f"n: expected draws from 1 to {MAX_DRAWS}, got {each.min()} to {each.max()}"
+        )
+    return each
+
+
+def _require_votes(votes: NDArray[np.int64], draws: NDArray[np.int64]) -> None:
+    if not votes.size:
+        raise ValueError("votes: expected at least one sample, got none")
+    bad = (votes < 0) | (votes > draws)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"votes: expected 0 to n = {draws[row]} votes, got {votes[row]} in row {row}"
+        )
+
+
+def _means(mean: Any, scores: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N,) means that the histograms allow."""
+    point = _check.float_vector("mean", mean, scores.shape[0])
+    bins, draws = scores.shape[1], int(scores[0].sum())
+    least = scores @ (np.arange(bins) / bins) / draws
+    good = (point >= least - 1e-9) & (point <= least + 1.0 / bins + 1e-9)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"mean: expected {least[row]:.6g} to {least[row] + 1 / bins:.6g} in row {row}, as the "
+            f"histogram says, got {point[row]}"
+        )
+    return np.clip(point, 0.0, 1.0)
 
 
 def of_cohen_log(

@@ -96,8 +96,21 @@ def test_truncated_damaged_and_foreign_parquet(tmp_path: Path) -> None:
     cert.to_parquet(path)
     whole = path.read_bytes()
     damaged = bytearray(whole)
-    damaged[len(whole) // 4] ^= 0x40  # inside a page: found by its checksum
-    broken = [b"", b"PAR1", b"hello" * 100, whole[: len(whole) // 2], whole[:-1], bytes(damaged)]
+    votes_column = pq.read_metadata(path).row_group(0).column(4)
+    damaged[votes_column.data_page_offset + votes_column.total_compressed_size // 2] ^= 0x40
+    lied = whole.replace(
+        b'"alpha": 0.001', b'"alpha": 0.101'
+    )  # the footer has no checksum of its own
+    assert lied != whole
+    broken = [
+        b"",
+        b"PAR1",
+        b"hello" * 100,
+        whole[: len(whole) // 2],
+        whole[:-1],
+        bytes(damaged),
+        lied,
+    ]
     for content in broken:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="expected a Parquet file of certificates") as caught:
@@ -128,10 +141,10 @@ def stored(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (dict(format=2), "newer certcal_ext"),
+        (dict(format=3), "newer certcal_ext"),
         (dict(format="gone"), '"format" number'),
         (dict(kind="gone"), "expected the fields kind"),
-        (dict(kind="magic"), "kind: expected one of votes, log, intervals"),
+        (dict(kind="magic"), "kind: expected one of votes, scores, log"),
         (dict(sigma=None), "sigma: expected a number"),
         (dict(sigma=-1), "sigma: expected a number above 0"),
         (dict(alpha=2), "alpha: expected a probability"),
@@ -175,8 +188,17 @@ def replaced(name: str, values: object) -> pa.Table:
         (lambda: replaced("confidence", [0.1, None, 0.1]), "confidence: expected a value in row 1"),
         (lambda: replaced("predicted", [0, -2, 0]), "predicted: expected values at least -1"),
         (lambda: replaced("label", [0, 0, -1]), "label: expected values at least 0"),
-        (lambda: replaced("votes", [0, 0, N + 1]), "votes: expected values from 0 to 1000"),
-        (lambda: replaced("n", [N, N, N - 1]), "n: expected values from 1000 to 1000"),
+        (
+            lambda: replaced("votes", [0, 0, N + 1]),
+            "votes: expected at most n = 1000, got 1001 in row 2",
+        ),
+        (lambda: replaced("n", [N, N, N + 1]), "n: expected values from 1 to 1000"),
+        (lambda: replaced("n", [N, N, 0]), "n: expected values from 1 to 1000"),
+        (lambda: replaced("counts", [[1, 2], [1, 2], [1]]), "counts: expected lists of one length"),
+        (lambda: replaced("counts", [[1, 2], [1, -2], [1, 1]]), "counts: expected counts of at"),
+        (lambda: replaced("scores", [[1, 2], None, [1, 1]]), "scores: expected a list in every"),
+        (lambda: replaced("runner_up_upper", [0.1, 2.0, 0.1]), "runner_up_upper: expected values"),
+        (lambda: replaced("alpha_share", [1.0, 0.0, 1.0]), "alpha_share: expected values from"),
         (lambda: replaced("correct", [True, None, True]), "correct: expected a value in every row"),
         (lambda: replaced("label", [99, 99, 99]), "correct: expected False in row"),
     ],
