@@ -169,7 +169,13 @@ class CertificateMakers:
 
     @classmethod
     def from_npz(
-        cls, path: str | PathLike[str], sigma: float | None = None, alpha: float = 1e-3
+        cls,
+        path: str | PathLike[str],
+        sigma: float | None = None,
+        alpha: float = 1e-3,
+        *,
+        runner_up: bool = False,
+        keep_counts: bool = False,
     ) -> Certificates:
         """``from_counts`` on a file of votes (see ``readers.read_counts``).
 
@@ -177,6 +183,8 @@ class CertificateMakers:
             path: ``.npz`` file with ``counts`` and, where they are known, ``label`` and ``sigma``.
             sigma: standard deviation of the noise; None takes the file's.
             alpha: failure probability of one interval, both sides together.
+            runner_up: as in ``from_counts``.
+            keep_counts: as in ``from_counts``.
 
         Returns:
             ``Certificates``.
@@ -188,7 +196,14 @@ class CertificateMakers:
         """
         stored = readers.read_counts(path)
         scale = sources.sigma_of(stored, sigma, path)
-        result = cls.from_counts(stored.counts, stored.labels, scale, alpha)
+        result = cls.from_counts(
+            stored.counts,
+            stored.labels,
+            scale,
+            alpha,
+            runner_up=runner_up,
+            keep_counts=keep_counts,
+        )
         return result.with_provenance(source=os.fspath(path))
 
     @classmethod

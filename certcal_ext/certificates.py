@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext.bounds import MetricCurve, RowBounds, Source, check_choices, metric_curve
 from certcal_ext.certificate_makers import CertificateMakers
-from certcal_ext.certificate_table import numbers, read_parquet, validate, write_parquet
+from certcal_ext.certificate_table import matrix, numbers, read_parquet, validate, write_parquet
+from certcal_ext.class_bounds import classwise_curve
 from certcal_ext.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
 from certcal_ext.evidence import ends_at_level, row_factor
 from certcal_ext.guarantee import Guarantee, shifts
@@ -259,6 +260,54 @@ class Certificates(CertificateMakers):
             self.source(scope), measure, asked, choices, scope, risk, joint, population
         )
 
+    def classwise(
+        self,
+        radii: Any,
+        *,
+        scope: str = "certified",
+        delta: float | None = None,
+        joint: str = "best",
+        bins: int = 15,
+        edges: Any = None,
+        closed: str = "right",
+    ) -> MetricCurve:
+        """The class-wise calibration error over radii, from the votes of all classes.
+
+        Each class's probability is bounded at alpha / K, so that a row fails with probability at
+        most alpha. See ``certified_classwise_ece`` for the metric, and ``bound`` for the arguments.
+
+        Returns:
+            ``MetricCurve``.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: the votes of all classes were not kept, there are no labels, the confidences
+                are recalibrated (a map of the top label's confidence), or an argument out of range.
+
+        Example:
+            >>> counts, labels = [[990, 10], [100, 900]], [0, 0]
+            >>> made = Certificates.from_counts(counts, labels, 0.25, keep_counts=True)
+            >>> made.classwise(0.0).worst.round(3)
+            array([0.478])
+        """
+        asked = _check.radii("radii", radii)
+        borders = _check.bin_edges(bins, edges)
+        side = "left" if _check.closed_left(closed) else "right"
+        risk, _, _ = check_choices(metric_of("ece"), scope, delta, joint, False, None, 0.5)
+        counts, labels = matrix(self.table, "counts"), numbers(self.table, "label")
+        if counts is None:
+            raise ValueError("counts: expected the votes of all classes (keep_counts=True)")
+        if labels is None:
+            raise ValueError("labels: the class-wise error needs them, and there are none")
+        if self.recalibration is not None:
+            raise ValueError("recalibration: expected none, as the map is of the top label only")
+        alpha = self.provenance.alpha or 1.0
+        rows = [self._guarantee.rows(float(radius)) for radius in asked]
+        reach = shifts(asked, self.provenance)
+        return classwise_curve(
+            counts, labels, rows, reach, alpha, scope, risk, joint, borders, side
+        )
+
     def curve(self, radii: Any, bins: int = 15, edges: Any = None, closed: str = "right") -> Curve:
         """Accuracy, ECE and Brier score over radii, in one pass over the samples.
 
@@ -351,7 +400,7 @@ class Certificates(CertificateMakers):
         made, point = self.provenance, self.table.column("confidence")
         confidence = None
         if point.null_count < len(point):
-            confidence = point.fill_null(np.nan).to_numpy()
+            confidence = point.fill_null(np.nan).to_numpy().copy()
             if self.recalibration is not None:
                 known = ~np.isnan(confidence)
                 confidence[known] = self.recalibration(confidence[known])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from certcal_ext import Certificates, certified_ece
 from certcal_ext.metrics import ece
+from certcal_ext.recalibration_split import recalibrate_split
 from certcal_ext.report import render_report, write_report
 from certcal_ext.report.facts import default_radii, gather, largest_radius, reliability
 from certcal_ext.report.words import at_least, at_most, fixed, number, percent
@@ -106,7 +107,7 @@ def test_nothing_is_fetched(page: str) -> None:
 def test_every_drawing_has_words(page: str) -> None:
     parsed = Page(page)
     drawings = parsed.tags.count("svg")
-    assert drawings == 5
+    assert drawings == 6
     assert parsed.attributes.count(("role", "img")) == drawings
     labelled = [value for name, value in parsed.attributes if name == "aria-labelledby" and value]
     assert len(labelled) == drawings
@@ -149,8 +150,13 @@ def test_headline_and_table_round_bounds_up() -> None:
     certificates = votes()
     curve = certificates.curve([0, 0.1])
     words = Page(render_report(certificates, radii=[0, 0.1], radius=0.1)).words
+    joint = certificates.bound("ece", 0.1, delta=1e-3).joint
+    bound = at_most(float(joint[0]), as_percent=True)
+    headline = f"No l2 attack of size 0.1 can push the calibration error above {bound}, with 99.9"
+    assert headline in words
+    plain = Page(render_report(certificates, radii=[0, 0.1], radius=0.1, delta=None)).words
     bound = at_most(float(curve.certified_ece[1]), as_percent=True)
-    assert f"Worst-case calibration error at radius 0.1: at most {bound}" in words
+    assert f"Worst-case calibration error at radius 0.1: at most {bound}" in plain
     for k in range(2):
         for value in (
             str(curve.certified[k]),
@@ -166,11 +172,39 @@ def test_headline_and_table_round_bounds_up() -> None:
 
 def test_it_says_how_sure_it_is(page: str) -> None:
     words = " ".join(Page(page).words.split())
-    assert "a probability of at least 99.9 % over the noise draws" in words
-    assert "on average at most 0.06 of the 60 fail" in words
-    assert "That all of them hold at once is not claimed here" in words
+    assert "holds with a probability of at least 99.9 % over its own noise draws" in words
+    assert "over all noise draws together the calibration error under attack is at most" in words
+    assert "These allow for intervals that fail" in words
     assert "upper bound on the true worst case" in words
     assert "cannot be compared by these numbers alone" in words
+
+
+def test_without_delta_nothing_is_claimed_jointly() -> None:
+    words = " ".join(Page(render_report(votes(), delta=None)).words.split())
+    assert "On average at most 0.06 of the intervals fail" in words
+    assert "that all of them hold at once is not claimed here" in words
+    assert "Valid jointly" not in words
+
+
+def test_further_metrics_and_recalibration() -> None:
+    made = votes(400)
+    words = " ".join(Page(render_report(made, radius=0.1)).words.split())
+    for metric in ("ece", "brier", "ks", "log_loss", "selective_risk"):
+        options = {"delta": 1e-3, "clip": 1e-3, "threshold": 0.9}
+        for scope in ("certified", "all"):
+            curve = made.bound(metric, 0.1, scope=scope, **options)
+            assert at_most(curve.worst[0]) in words
+            assert at_most(curve.joint[0]) in words
+    (report,) = recalibrate_split(made, 0.1).reports([0.1])
+    assert at_most(report.after.certified_brier) in words
+    assert at_most(report.before.certified_ece, as_percent=True).split()[0] in words
+    assert fixed(report.after.resolution) in words
+    without = " ".join(Page(render_report(made, radius=0.1, recalibrate=None)).words.split())
+    assert "What recalibration would do" not in without
+    mapped = made.recalibrated(recalibrate_split(made, 0.1).mapping)
+    again = " ".join(Page(render_report(mapped, radius=0.1)).words.split())
+    assert "What recalibration would do" not in again
+    assert "isotonic map, " in again
 
 
 @pytest.mark.parametrize(

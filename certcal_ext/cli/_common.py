@@ -98,7 +98,13 @@ def numbers(name: str, text: str | None) -> list[float] | None:
 
 
 def read_certificates(
-    path: Path, *, sigma: float | None, n: int | None, alpha: float | None
+    path: Path,
+    *,
+    sigma: float | None,
+    n: int | None,
+    alpha: float | None,
+    runner_up: bool = False,
+    keep_counts: bool = False,
 ) -> Certificates:
     """Certificates from Parquet, vote counts (``.npz``) or a certification log, told by content.
 
@@ -107,6 +113,8 @@ def read_certificates(
         sigma: noise of counts or a log; counts may hold it themselves.
         n: draws of a log.
         alpha: failure probability of an interval; None is 0.001, and a Parquet file has its own.
+        runner_up: also bound the next class, from counts.
+        keep_counts: keep the votes of all classes, from counts.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -124,13 +132,19 @@ def read_certificates(
                 raise ValueError(
                     f"--{name}: a Parquet file of certificates has its own; leave it out"
                 )
+        if runner_up:
+            raise ValueError("--runner-up: a file of certificates was made with or without it")
         return Certificates.from_parquet(path)
     alpha = 1e-3 if alpha is None else alpha
     if magic[:2] == b"PK" or path.suffix == ".npz":
-        certificates = Certificates.from_npz(path, sigma=sigma, alpha=alpha)
+        certificates = Certificates.from_npz(
+            path, sigma=sigma, alpha=alpha, runner_up=runner_up, keep_counts=keep_counts
+        )
         if n is not None and n != certificates.provenance.n:
             raise ValueError(f"--n: {path} says {certificates.provenance.n}, got {n}")
         return certificates
+    if runner_up:
+        raise ValueError("--runner-up: a certification log does not hold the votes of all classes")
     if sigma is None or n is None:
         name = "sigma" if sigma is None else "n"
         raise ValueError(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,15 @@ EXAMPLES = _common.examples(
     ("Chosen radii, for a program", "certcal bound counts.npz --radii 0,0.05,0.1,0.25,0.5 --json"),
     ("A certification log", "certcal bound log.tsv --sigma 0.25 --n 100000 --alpha 0.001"),
     ("Own bin edges", "certcal bound certificates.parquet --edges 0,0.5,0.8,0.9,0.95,1"),
+    (
+        "Valid for the whole data set at once, over all samples, and for the population",
+        "certcal bound counts.npz --metrics all --scope all --delta 0.001 --population --clip 0.001",
+    ),
+    (
+        "Recalibrated on one half of the samples for radius 0.25, certified on the other",
+        "certcal bound counts.npz --recalibrate isotonic --fit-radius 0.25 --radii 0,0.1,0.25,0.5",
+    ),
+    ("The paper's own estimates beside the exact value", "certcal bound counts.npz --baselines"),
 )
 
 
@@ -45,9 +54,99 @@ def bound(
             show_default=False,
         ),
     ] = None,
+    equal_mass: Annotated[
+        bool,
+        typer.Option("--equal-mass", help="Bins that hold equally many clean confidences."),
+    ] = False,
     closed: Annotated[
         str, typer.Option(help="right: bins (low, high]; left: [low, high).")
     ] = "right",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="A second table: all, or some of brier, ece, ks, mce, log_loss, selective_risk, "
+            "classwise_ece (from counts), separated by commas.",
+            show_default=False,
+        ),
+    ] = None,
+    scope: Annotated[
+        str,
+        typer.Option(
+            help="certified: over the samples certified at the radius; all: over every sample, the "
+            "others at their worst. Only all compares models fairly."
+        ),
+    ] = "certified",
+    delta: Annotated[
+        float | None,
+        typer.Option(
+            help="Also bounds that hold for the whole data set at once but for this probability.",
+            show_default=False,
+        ),
+    ] = None,
+    joint: Annotated[
+        str, typer.Option(help="How: binomial, union, or the better of the two (best).")
+    ] = "best",
+    population: Annotated[
+        bool,
+        typer.Option(
+            "--population",
+            help="Also for the population that the samples come from (Brier, log loss with --clip, "
+            "selective risk); needs --delta.",
+        ),
+    ] = False,
+    clip: Annotated[
+        float | None,
+        typer.Option(
+            help="Log loss of confidences reported in [CLIP, 1 - CLIP].", show_default=False
+        ),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Confidence from which the selective risk accepts.")
+    ] = 0.5,
+    runner_up: Annotated[
+        bool,
+        typer.Option(
+            "--runner-up",
+            help="Certify by the votes of the two best classes (counts only); costs a tenth of "
+            "alpha.",
+        ),
+    ] = False,
+    recalibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Fit a monotone map on the worst case of one half of the samples and certify the "
+            "other half: isotonic, beta, platt, temperature or constant.",
+            show_default=False,
+        ),
+    ] = None,
+    fit_radius: Annotated[
+        float | None,
+        typer.Option(
+            help="Radius that the map is fitted at. Default: the largest one listed at which half "
+            "of the samples are certified.",
+            show_default=False,
+        ),
+    ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Also the paper's approximate solvers (ADMM, differentiable ECE, Brier-worst), "
+            "which can understate the worst case.",
+        ),
+    ] = False,
+    max_attacked: Annotated[
+        int | None,
+        typer.Option(
+            help="Also the worst ECE if at most this many samples are attacked (a mixed-integer "
+            "program: for hundreds of samples; see --time-limit).",
+            show_default=False,
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float,
+        typer.Option(help="Seconds for each program of --max-attacked; a looser bound after."),
+    ] = 60.0,
     sigma: Annotated[
         float | None,
         typer.Option(
@@ -75,14 +174,49 @@ def bound(
 ) -> None:
     """Certified accuracy, calibration error and Brier score at many radii, from FILE."""
     with _common.user_errors():
+        from certcal_ext.cli import _baselines, _metrics, _recalibrate
         from certcal_ext.report.facts import default_radii
 
         _common.writable(out, "--out")
+        names = _metrics.chosen(
+            metrics, asked_more=delta is not None or population or scope != "certified"
+        )
         listed = _common.numbers("--radii", radii)
         limits = _common.numbers("--edges", edges)
-        certificates = _common.read_certificates(file, sigma=sigma, n=n, alpha=alpha)
+        certificates = _common.read_certificates(
+            file,
+            sigma=sigma,
+            n=n,
+            alpha=alpha,
+            runner_up=runner_up,
+            keep_counts="classwise_ece" in names,
+        )
         listed = default_radii(certificates) if listed is None else listed
-        curve = certificates.curve(listed, bins=bins, edges=limits, closed=closed)
+        if equal_mass:
+            limits = _metrics.equal_mass(certificates, bins, limits)
+        gain = None
+        if recalibrate is not None:
+            gain = _recalibrate.split_and_fit(certificates, recalibrate, fit_radius, listed)
+            certificates = gain.certified
+        binning: dict[str, Any] = {"bins": bins, "edges": limits, "closed": closed}
+        curve = certificates.curve(listed, **binning)
+        found = _metrics.curves(
+            certificates,
+            names,
+            listed,
+            population=population,
+            clip=clip,
+            threshold=threshold,
+            scope=scope,
+            delta=delta,
+            joint=joint,
+            **binning,
+        )
+        gains = None if gain is None else gain.by_radius(listed, binning)
+        estimates = _baselines.by_radius(certificates, listed, binning) if baselines else None
+        attacked = None
+        if max_attacked is not None:
+            attacked = _baselines.attacked(certificates, listed, binning, max_attacked, time_limit)
         if out is not None:
             certificates.to_parquet(out)
         if as_json:
@@ -96,6 +230,10 @@ def bound(
                     "edges": limits,
                     "closed": closed,
                     "radii": _common.curve_records(curve),
+                    "metrics": _metrics.records(found),
+                    "recalibration": None if gain is None else gain.records(gains),
+                    "baselines": estimates,
+                    "max_attacked": attacked,
                     "written": None if out is None else str(out),
                 }
             )
@@ -103,5 +241,13 @@ def bound(
         abstained = int(certificates.abstained.sum())
         title = f"{file.name}: {len(certificates):,} samples, {abstained:,} abstained"
         _common.print_curve(curve, title, _common.meaning(certificates))
+        if found:
+            _metrics.show(found, f"Bounds, scope {scope}")
+        if gain is not None and gains is not None:
+            gain.show(gains)
+        if estimates is not None:
+            _baselines.show(estimates)
+        if attacked is not None:
+            _baselines.show_attacked(attacked)
         if out is not None:
             typer.echo(f"certificates: {out}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext.report.further import Further, gather_further
+
 if TYPE_CHECKING:
     from certcal_ext.certificates import Certificates
     from certcal_ext.curve import CertifiedSet, Curve
@@ -57,6 +59,8 @@ class Facts:
         reach: radius of the last certified sample in the set.
         best_radius: the largest radius that n draws and alpha can ever certify, or None where
             unknown.
+        further: joint validity, further metrics and recalibration, or None where nothing is
+            certified at the main radius.
     """
 
     provenance: Provenance
@@ -72,6 +76,7 @@ class Facts:
     worst: Reliability | None
     reach: float
     best_radius: float | None
+    further: Further | None
 
     @property
     def radius(self) -> float:
@@ -92,6 +97,8 @@ def gather(
     bins: int = 15,
     edges: Sequence[float] | None = None,
     closed: str = "right",
+    delta: float | None = 1e-3,
+    recalibrate: str | None = "isotonic",
 ) -> Facts:
     """Works out the numbers of a report.
 
@@ -103,6 +110,9 @@ def gather(
         bins: number of equal-width bins, where ``edges`` is None.
         edges: bin edges from 0 to 1.
         closed: "right": bins (lo, hi]; "left": [lo, hi).
+        delta: failure probability of each bound that holds for the whole data set at once; None
+            leaves them out, as do intervals of which it is not known how often they fail.
+        recalibrate: kind of the map whose gain is shown, or None.
 
     Returns:
         The facts.
@@ -127,6 +137,10 @@ def gather(
     chosen = certificates.at(float(curve.radius[main]))
     bounds = np.linspace(0, 1, bins + 1) if edges is None else np.asarray(edges, dtype=np.float64)
     clean, worst = _diagrams(chosen, bounds, closed)
+    further = None
+    if len(chosen):
+        binning = {"bins": bins, "edges": edges, "closed": closed}
+        further = gather_further(certificates, chosen, delta, recalibrate, binning)
     return Facts(
         provenance=certificates.provenance,
         total=len(certificates),
@@ -141,6 +155,7 @@ def gather(
         worst=worst,
         reach=reach,
         best_radius=certificates.best_radius,
+        further=further,
     )
 
 

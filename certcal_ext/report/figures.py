@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext.report.facts import Facts, Reliability
+from certcal_ext.report.further_figures import draw_further
 from certcal_ext.report.style import (
     CARD,
     CLEAN,
@@ -47,6 +48,7 @@ def draw_all(facts: Facts) -> dict[str, str]:
             drawings["accuracy"] = _accuracy(facts)
             drawings["ece"] = _ece(facts)
             drawings["brier"] = _brier(facts)
+        drawings |= draw_further(facts)
     return drawings
 
 

@@ -24,6 +24,9 @@ _BINS = 15  # what ``certcal bound`` takes where nothing is said
 _FIELDS = {
     "kind": "kind of certificate",
     "source": "source",
+    "interval": "kind of interval",
+    "recalibration": "recalibration",
+    "stopping": "early stopping",
     "sigma": "noise, standard deviation (pixel units)",
     "n0": "draws to select the class, a sample",
     "n": "draws to estimate the confidence, a sample",
@@ -52,6 +55,8 @@ def render_report(
     title: str = "Certified calibration",
     command: str | None = None,
     file: str = "certificates.parquet",
+    delta: float | None = 1e-3,
+    recalibrate: str | None = "isotonic",
 ) -> str:
     """The report as HTML.
 
@@ -66,6 +71,10 @@ def render_report(
         title: heading of the page.
         command: command line that made the certificates, shown under "How to reproduce".
         file: name of the file that holds the certificates, counts or log, for the command there.
+        delta: failure probability of each bound that holds for the whole data set at once; None
+            leaves them out.
+        recalibrate: kind of the monotone map whose gain is shown ("isotonic", "beta", "platt",
+            "temperature", "constant"), or None.
 
     Returns:
         The page.
@@ -89,7 +98,16 @@ def render_report(
         raise ImportError('reports need jinja2: pip install "certcal_ext[report]"') from error
     import certcal_ext
 
-    facts = gather(certificates, radii=radii, radius=radius, bins=bins, edges=edges, closed=closed)
+    facts = gather(
+        certificates,
+        radii=radii,
+        radius=radius,
+        bins=bins,
+        edges=edges,
+        closed=closed,
+        delta=delta,
+        recalibrate=recalibrate,
+    )
     figures = {name: Markup(svg) for name, svg in draw_all(facts).items()}
     environment = jinja2.Environment(
         autoescape=True,
@@ -108,6 +126,11 @@ def render_report(
         columns=table.COLUMNS,
         rows=table.rows(facts.curve),
         main=facts.main,
+        whole=table.further_rows(facts),
+        whole_columns=table.further_columns(facts),
+        gain=table.gain_rows(facts),
+        gain_columns=table.GAIN_COLUMNS,
+        gain_words=words.gain(facts),
         provenance=_provenance(facts),
         alpha=facts.provenance.alpha,
         intervals_only=facts.provenance.sigma is None,
@@ -226,6 +249,8 @@ def _provenance(facts: Facts) -> list[tuple[str, str]]:
         if value is None or value == () or value == "":
             continue
         text = "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        if field.name == "recalibration":
+            text = words.mapping(text)
         rows.append((_FIELDS.get(field.name, field.name.replace("_", " ")), text))
     lowest, highest = ("(", "]") if facts.closed == "right" else ("[", ")")
     edges = ", ".join(words.number(edge, 3) for edge in facts.edges)

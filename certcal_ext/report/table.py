@@ -10,6 +10,7 @@ from certcal_ext.report import words
 
 if TYPE_CHECKING:
     from certcal_ext.curve import Curve
+    from certcal_ext.report.facts import Facts
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,82 @@ def rows(curve: Curve, *, units: bool = True) -> list[list[str]]:
         for k in range(len(curve.radius))
     ]
     return cells if units else [[cell.removesuffix(words.PERCENT) for cell in row] for row in cells]
+
+
+_METRICS = {
+    "ece": "Expected calibration error",
+    "brier": "Brier score",
+    "ks": "KS calibration error",
+    "mce": "Maximum calibration error",
+    "log_loss": "Log loss, confidences clipped at 0.001",
+    "selective_risk": "Risk where confidence is at least 0.9",
+}
+
+GAIN_COLUMNS = (
+    Column("Other half of the samples", ""),
+    Column("Certified Brier", "", "worst"),
+    Column("Certified ECE", "", "worst"),
+    Column("Certified skill", ""),
+    Column("Brier", "", "clean"),
+    Column("ECE", "", "clean"),
+    Column("Resolution", ""),
+    Column("AUROC", ""),
+)
+
+
+def further_columns(facts: Facts) -> list[Column]:
+    """The heading of ``further_rows``."""
+    further = facts.further
+    if further is None:
+        return []
+    columns = [Column("Metric", ""), Column("Without attack", "", "clean")]
+    columns.append(Column("Worst case", "", "worst"))
+    if further.delta is not None:
+        columns.append(Column("Valid jointly", "", "worst"))
+    if further.everyone:
+        columns.append(Column("Worst case, all samples", "", "worst"))
+        if further.delta is not None:
+            columns.append(Column("All samples, jointly", "", "worst"))
+    return columns
+
+
+def further_rows(facts: Facts) -> list[list[str]]:
+    """The cells of every metric at the main radius; bounds rounded up."""
+    further = facts.further
+    if further is None:
+        return []
+    rows = []
+    for at, curve in enumerate(further.certified):
+        row = [_METRICS[curve.metric], words.fixed(curve.plain[0]), words.at_most(curve.worst[0])]
+        row += [] if curve.joint is None else [words.at_most(curve.joint[0])]
+        if further.everyone:
+            everyone = further.everyone[at]
+            row.append(words.at_most(everyone.worst[0]))
+            row += [] if everyone.joint is None else [words.at_most(everyone.joint[0])]
+        rows.append(row)
+    return rows
+
+
+def gain_rows(facts: Facts) -> list[list[str]]:
+    """Before and after recalibration, and the constant confidence; empty where there is no map."""
+    if facts.further is None or facts.further.gain is None:
+        return []
+    report = facts.further.gain.report
+    rows = []
+    for name, scores in (("as it is", report.before), ("recalibrated", report.after)):
+        rows.append(
+            [
+                name,
+                words.at_most(scores.certified_brier),
+                words.at_most(scores.certified_ece, as_percent=True),
+                words.fixed(scores.skill, 3),
+                words.fixed(scores.brier),
+                words.percent(scores.ece),
+                words.fixed(scores.resolution),
+                words.fixed(scores.auroc, 3),
+            ]
+        )
+    nothing = words.fixed(float("nan"))
+    constant = [words.fixed(report.constant_brier), nothing, words.fixed(0.0, 3)]
+    constant += [words.fixed(report.constant_brier), nothing, words.fixed(0.0), words.fixed(0.5, 3)]
+    return [*rows, ["a constant confidence, their accuracy", *constant]]

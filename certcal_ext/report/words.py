@@ -89,8 +89,26 @@ def headline(facts: Facts) -> str:
     """The verdict in one line."""
     if facts.certified == 0:
         return f"Nothing is certified at radius {number(facts.radius)}"
+    ece = _joint(facts, "ece")
+    if ece is not None and facts.further is not None and facts.further.delta is not None:
+        sure = number(100 * (1 - facts.further.delta), 6)
+        return (
+            f"No {facts.provenance.norm} attack of size {number(facts.radius)} can push the "
+            f"calibration error above {at_most(ece, as_percent=True)}, with {sure}{PERCENT} "
+            "confidence"
+        )
     bound = at_most(float(facts.curve.certified_ece[facts.main]), as_percent=True)
     return f"Worst-case calibration error at radius {number(facts.radius)}: at most {bound}"
+
+
+def _joint(facts: Facts, metric: str) -> float | None:
+    """The joint bound of a metric over the certified samples; None where there is none."""
+    if facts.further is None:
+        return None
+    for curve in facts.further.certified:
+        if curve.metric == metric and curve.joint is not None:
+            return float(curve.joint[0])
+    return None
 
 
 def verdict(facts: Facts) -> list[str]:
@@ -154,15 +172,26 @@ def _sureness(facts: Facts) -> str:
             "bounds hold where "
             "the intervals hold. Given the intervals, they are exact and involve no chance."
         )
-    failing = alpha * facts.total
+    sure = number(100 * (1 - alpha), 6)
+    each = (
+        f"Each of the {count(facts.total)} confidence intervals holds with a probability of at least "
+        f"{sure}{PERCENT} over its own noise draws (alpha = {alpha:g}); the numbers above hold where "
+        "all of them do."
+    )
+    ece, brier = _joint(facts, "ece"), _joint(facts, "brier")
+    further = facts.further
+    if ece is None or brier is None or further is None or further.delta is None:
+        failing = number(alpha * facts.total, 2)
+        return (
+            f"How sure is it? {each} On average at most {failing} of the intervals fail; that all of "
+            "them hold at once is not claimed here."
+        )
     return (
-        f"How sure is it? The bounds hold where the {count(facts.total)} confidence intervals "
-        f"behind them hold. "
-        f"Each one holds with a probability of at least "
-        f"{number(100 * (1 - alpha), 6)}{PERCENT} "
-        f"over the noise draws (1 - alpha, alpha = {alpha:g}), so on average at most "
-        f"{number(failing, 2)} of the {count(facts.total)} fail. That all of them hold at once "
-        f"is not claimed here."
+        f"How sure is it? {each} For the data set as a whole: with a probability of at least "
+        f"{number(100 * (1 - further.delta), 6)}{PERCENT} over all noise draws together the "
+        "calibration error under attack is at most "
+        f"{at_most(ece, as_percent=True)}, and with the same probability the Brier score at most "
+        f"{at_most(brier)}. These allow for intervals that fail."
     )
 
 
@@ -180,3 +209,42 @@ def _nothing_certified(facts: Facts) -> str:
         f"{facts.provenance.norm} norm up to {number(facts.radius)}, so no calibration metric is "
         f"defined there.{reach}"
     )
+
+
+def gain(facts: Facts) -> str:
+    """What recalibration does, in words; empty where there is no map."""
+    if facts.further is None or facts.further.gain is None:
+        return ""
+    report, split = facts.further.gain.report, facts.further.gain.split
+    kept = (
+        "the confidences say less, but what they say is kept under attack."
+        if report.after.resolution > 0
+        else "the map is a constant. At this radius the certified score of one number for all samples is as "
+        "low as that of any monotone map: what these confidences tell cannot be kept under attack."
+    )
+    return (
+        f"A monotone map of the confidences ({split.kind}), fitted to the worst case of one half of the "
+        f"samples, takes the certified Brier score of the other {count(report.n)} certified ones from "
+        f"{at_most(report.before.certified_brier)} to {at_most(report.after.certified_brier)} and their "
+        f"certified calibration error from {at_most(report.before.certified_ece, as_percent=True)} to "
+        f"{at_most(report.after.certified_ece, as_percent=True)}. It costs resolution, from "
+        f"{fixed(report.before.resolution)} to {fixed(report.after.resolution)}: {kept} No monotone map has a lower certified Brier score on the "
+        "half that an isotonic one was fitted on."
+    )
+
+
+def mapping(text: str) -> str:
+    """A stored map in a few words.
+
+    Example:
+        >>> from certcal_ext.recalibration import StepMap
+        >>> mapping(StepMap(jumps=(0.5,), levels=(0.25, 0.75)).to_json())
+        'isotonic map, 2 levels from 0.25 to 0.75'
+    """
+    from certcal_ext.recalibration import RecalibrationMap, StepMap
+
+    stored = RecalibrationMap.from_json(text)
+    if isinstance(stored, StepMap):
+        low, high = number(stored.levels[0]), number(stored.levels[-1])
+        return f"{stored.kind} map, {len(stored.levels)} levels from {low} to {high}"
+    return f"{stored.kind} map"

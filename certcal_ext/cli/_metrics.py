@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""The table of ``certcal bound --metrics``: any metric by radius, with joint and population bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from certcal_ext.cli._common import console
+
+if TYPE_CHECKING:
+    from certcal_ext.bounds import MetricCurve
+    from certcal_ext.certificates import Certificates
+
+#: Metrics of the top label, which every certificate has, and of all classes, which needs their votes.
+NAMES = ("brier", "ece", "ks", "mce", "log_loss", "selective_risk", "classwise_ece")
+_MEANS = ("brier", "log_loss", "selective_risk")
+_TITLES = {
+    "brier": "Brier",
+    "ece": "ECE",
+    "ks": "KS",
+    "mce": "MCE",
+    "log_loss": "log loss",
+    "selective_risk": "selective risk",
+    "classwise_ece": "class-wise ECE",
+}
+
+
+def chosen(text: str | None, *, asked_more: bool) -> tuple[str, ...]:
+    """The metrics of ``--metrics``; ECE and Brier where only other options ask for the table.
+
+    Raises:
+        ValueError: a name that is none.
+    """
+    if text is None:
+        return ("ece", "brier") if asked_more else ()
+    words = [word.strip() for word in text.split(",")]
+    names = tuple(
+        dict.fromkeys(name for word in words for name in (NAMES[:-1] if word == "all" else (word,)))
+    )
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(
+                f"--metrics: expected all, or some of {', '.join(NAMES)}, got {name!r}"
+            )
+    return names
+
+
+def curves(
+    certificates: Certificates,
+    names: Sequence[str],
+    radii: Sequence[float],
+    *,
+    population: bool,
+    clip: float | None,
+    **options: Any,
+) -> list[MetricCurve]:
+    """The bounds, a curve a metric; a population bound only for metrics that have one."""
+    result = []
+    for name in names:
+        if name == "classwise_ece":
+            keep = ("scope", "delta", "joint", "bins", "edges", "closed")
+            of_classes = {key: value for key, value in options.items() if key in keep}
+            result.append(certificates.classwise(radii, **of_classes))
+            continue
+        whole = population and name in _MEANS and not (name == "log_loss" and clip is None)
+        result.append(certificates.bound(name, radii, population=whole, clip=clip, **options))
+    return result
+
+
+def records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
+    """The bounds for JSON, a dictionary a metric and radius."""
+    rows = []
+    for curve in found:
+        for at in range(len(curve)):
+            rows.append(
+                {
+                    "metric": curve.metric,
+                    "scope": curve.scope,
+                    "radius": float(curve.radius[at]),
+                    "samples": int(curve.samples[at]),
+                    "plain": float(curve.plain[at]),
+                    "worst": float(curve.worst[at]),
+                    "joint": None if curve.joint is None else float(curve.joint[at]),
+                    "joint_method": None if curve.method is None else str(curve.method[at]),
+                    "population": None if curve.population is None else float(curve.population[at]),
+                    "delta": curve.delta,
+                    "statement": curve.statement(at),
+                }
+            )
+    return rows
+
+
+def show(found: Sequence[MetricCurve], title: str) -> None:
+    """The table on stdout, and below it the sentence that may be quoted."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from certcal_ext.report import words
+
+    joint = any(curve.joint is not None for curve in found)
+    population = any(curve.population is not None for curve in found)
+    table = Table(
+        title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+    )
+    heads = ["Metric", "Radius", "Samples", "Without attack", "Worst case"]
+    heads += ["Jointly valid", "By"] if joint else []
+    heads += ["Population"] if population else []
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("Metric", "By") else "right")
+    for curve in found:
+        for at in range(len(curve)):
+            cells = [
+                _TITLES[curve.metric] if at == 0 else "",
+                words.number(curve.radius[at]),
+                words.count(curve.samples[at]),
+                words.fixed(curve.plain[at]),
+                _bound(curve.worst[at]),
+            ]
+            if joint:
+                cells += ["", ""]
+                if curve.joint is not None and curve.method is not None:
+                    cells[-2:] = [_bound(curve.joint[at]), str(curve.method[at])]
+            if population:
+                value = float("nan") if curve.population is None else curve.population[at]
+                cells.append(_bound(value))
+            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
+        table.add_section()
+    console().print(table)
+    for curve in found:
+        typer.echo(curve.statement(len(curve) - 1))
+
+
+def _bound(value: float) -> str:
+    from certcal_ext.report import words
+
+    return "infinite" if value == float("inf") else words.at_most(value)
+
+
+def equal_mass(certificates: Certificates, bins: int, edges: object) -> list[float]:
+    """Edges of bins that hold equally many clean confidences.
+
+    Raises:
+        ValueError: edges are given too, or there are no confidences.
+    """
+    from certcal_ext.edges import equal_mass_edges
+
+    if edges is not None:
+        raise ValueError("--equal-mass: expected without --edges")
+    confidence = certificates.table.column("confidence").drop_null().to_numpy()
+    if not confidence.size:
+        raise ValueError("--equal-mass: these certificates hold no confidences without attack")
+    if certificates.recalibration is not None:
+        confidence = certificates.recalibration(confidence)
+    result: list[float] = equal_mass_edges(confidence, bins).tolist()
+    return result

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""``certcal bound --recalibrate``: what the map gains and what it costs, by radius."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from certcal_ext.cli._common import console
+
+if TYPE_CHECKING:
+    from certcal_ext.certificates import Certificates
+    from certcal_ext.recalibration_report import RecalibrationReport
+    from certcal_ext.recalibration_split import SplitRecalibration
+
+Rows = list[tuple[float, "RecalibrationReport | None"]]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The split and its map.
+
+    Attributes:
+        split: the halves and the map.
+    """
+
+    split: SplitRecalibration
+
+    @property
+    def certified(self) -> Certificates:
+        """The half that the map was not fitted on, recalibrated."""
+        return self.split.certified
+
+    def by_radius(self, radii: Sequence[float], binning: dict[str, Any]) -> Rows:
+        """Scores before and after, by radius."""
+        return list(zip(radii, self.split.reports(radii, **binning), strict=True))
+
+    def records(self, rows: Rows | None) -> dict[str, Any]:
+        """The gain for JSON."""
+        return {
+            "kind": self.split.kind,
+            "fit_radius": self.split.radius,
+            "fitted_on": len(self.split.fitting),
+            "certified_on": len(self.split.plain),
+            "map": self.split.mapping.to_json(),
+            "radii": [
+                {"radius": radius, **(report.to_dict() if report else {})}
+                for radius, report in rows or []
+            ],
+        }
+
+    def show(self, rows: Rows) -> None:
+        """The table on stdout."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        from certcal_ext.report import words
+
+        table = Table(
+            title=Text(f"Recalibration, before and after ({self.split.kind})"),
+            box=SIMPLE_HEAD,
+            title_justify="left",
+            title_style="bold",
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        heads = ("Radius", "Cert. Brier", "after", "Cert. ECE", "after", "Const. Brier")
+        for head in (*heads, "Resol.", "after", "AUROC", "after"):
+            table.add_column(head, justify="right")
+        for radius, report in rows:
+            if report is None:
+                table.add_row(words.number(radius))
+                continue
+            before, after = report.before, report.after
+            cells = [
+                words.number(radius),
+                words.at_most(before.certified_brier),
+                words.at_most(after.certified_brier),
+                words.at_most(before.certified_ece),
+                words.at_most(after.certified_ece),
+                words.fixed(report.constant_brier),
+                words.fixed(before.resolution),
+                words.fixed(after.resolution),
+                words.fixed(before.auroc, 3),
+                words.fixed(after.auroc, 3),
+            ]
+            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
+        console().print(table)
+        typer.echo(
+            f"The map was fitted to the worst case at radius {self.split.radius:g} of "
+            f"{len(self.split.fitting):,} samples; all numbers are of the other "
+            f"{len(self.split.plain):,}. Resolution and AUROC say what the confidences still tell: a "
+            "constant has none."
+        )
+
+
+def split_and_fit(
+    certificates: Certificates, kind: str, radius: float | None, radii: Sequence[float]
+) -> Gain:
+    """Fits on one half; the radius is the largest listed one with half of the samples certified, where not given."""
+    from certcal_ext.recalibration_split import recalibrate_split
+
+    if radius is None:
+        enough = [r for r in radii if 2 * len(certificates.at(r)) >= len(certificates)]
+        radius = max(enough, default=min(radii))
+    return Gain(recalibrate_split(certificates, radius, kind))
