@@ -25,6 +25,7 @@ _NAMES = {
     "mce": "maximum calibration error",
     "log_loss": "log loss",
     "selective_risk": "risk among the accepted predictions",
+    "classwise_ece": "class-wise calibration error",
 }
 
 
@@ -97,6 +98,12 @@ class MetricCurve:
         name, radius = _NAMES[self.metric], float(self.radius[at])
         if self.samples[at] == 0:
             return f"No sample is certified at radius {radius:g}, so there is no {name} to bound."
+        bound = self.worst if self.joint is None else self.joint
+        if not np.isfinite(bound[at]):
+            return (
+                f"No finite bound on the {name} {who} can be given at radius {radius:g}: a confidence may reach 0 or 1 "
+                "where it is wrong. Report confidences that are clipped (clip=)."
+            )
         if self.joint is None:
             return (
                 f"Where all intervals hold, no l2 attack of size {radius:g} on every sample at once raises the {name} "

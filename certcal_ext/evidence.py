@@ -78,7 +78,9 @@ def vote_ends(
     if runner_up is None:
         return Ends(*_by_draws(votes, draws, alpha, share))
     ends = _by_draws(votes, draws, alpha * (1.0 - _RUNNER_UP) / classes, share)
-    # The upper end of a two-sided interval at twice the level is a one-sided bound.
+    # The upper end of a two-sided interval at twice the level is a one-sided bound. Where the same draws selected the
+    # class, any of them may be among the others.
+    others = max(others, classes)
     next_ends = _by_draws(runner_up, draws, 2.0 * alpha * _RUNNER_UP / others, share)
     return Ends(ends.lower, ends.upper, None, next_ends.upper)
 
