@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext._rounding import rounded_up
 
-_Wide = np.longdouble
-_Sums = NDArray[np.longdouble]
+__all__ = ["CertifiedKs", "CertifiedMce", "certified_ks", "certified_mce"]
+
+_Fixed = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,10 @@ def certified_ks(correct: Any, lower: Any, upper: Any) -> CertifiedKs:
     """The worst-case KS calibration error max_t (1/N) abs(sum_{z_n <= t} (c_n - z_n)).
 
     For a fixed t and sign the samples do not interact: each adds its best confidence up to t, or lies above t if it can.
-    The sum of these best terms changes at ends of intervals only, and rises between them for sign -1, so its supremum is
-    found at an end or at the limit from the left of one. O(N log N).
+    The sum of these best terms for sign +1 rises in t only at lower ends of right samples, and for sign -1 falls only at
+    upper ends of right ones, so the supremum is found at one of the former, at the limit from the left of one of the
+    latter, or above all. O(N log N); terms are rounded to multiples of 2^-52 (from 1,024 samples on, fewer bits: 2^-42
+    for a million) in the direction that raises the result, and their sums are exact.
 
     Args:
         correct: (N,) booleans or 0/1, whether the prediction is right.
@@ -77,31 +82,32 @@ def certified_ks(correct: Any, lower: Any, upper: Any) -> CertifiedKs:
     """
     right, low, high = _check.some_intervals(correct, lower, upper)
     _check.require_ordered(low, high)
+    bits = _fraction_bits(right.size)
     chosen = right != 0
     right_low, right_high = np.sort(low[chosen]), np.sort(high[chosen])
-    wrong_low, wrong_high = np.sort(low[~chosen]), np.sort(high[~chosen])
-    low_by_high = low[~chosen][np.argsort(high[~chosen], kind="stable")]
-    gain_right = _prefix_sums(1 - right_low.astype(_Wide))
-    loss_right = _prefix_sums(1 - right_high.astype(_Wide))
-    loss_wrong = _prefix_sums(low_by_high.astype(_Wide))
-    gain_wrong = _prefix_sums(wrong_high.astype(_Wide))
-    thresholds = np.unique(np.concatenate((low, high)))
+    wrong_low, wrong_high = np.sort(low[~chosen]), high[~chosen]
+    order = np.argsort(wrong_high)
+    low_by_high, wrong_high = low[~chosen][order], wrong_high[order]
+    gain_right = _sums((1 << bits) - _floor(right_low, bits))
+    loss_right = _sums((1 << bits) - _ceil(right_high, bits))
+    loss_wrong = _sums(_floor(low_by_high, bits))
+    gain_wrong = _sums(_ceil(wrong_high, bits))
 
-    best = (_Wide(0), float(thresholds[0]), 1)
-    for side in ("right", "left"):  # z <= t, and its limit from the left, z < t
-        ended = np.searchsorted(wrong_high, thresholds, side)
-        begun = np.searchsorted(wrong_low, thresholds, side)
-        too_low = gain_right[np.searchsorted(right_low, thresholds, side)] - loss_wrong[ended]
-        too_high = (
-            gain_wrong[ended]
-            + thresholds.astype(_Wide) * (begun - ended)
-            - loss_right[np.searchsorted(right_high, thresholds, side)]
-        )
-        for sign, sums in ((1, too_low), (-1, too_high)):
-            at = int(np.argmax(sums))
-            if sums[at] > best[0]:
-                best = (sums[at], float(thresholds[at]), sign)
-    return CertifiedKs(_rounded_up(best[0] / right.size, right.size), best[1], best[2], right.size)
+    # Too low: the sum rises only where a right sample begins. Of equal ends the last one counts them all.
+    too_low = gain_right[1:] - loss_wrong[np.searchsorted(wrong_high, right_low, "right")]
+    # Too high: it falls only where a right sample ends, so it is largest just before one or after all.
+    # Of equal ends the first one counts none of them.
+    ended = np.searchsorted(wrong_high, right_high, "left")
+    begun = np.searchsorted(wrong_low, right_high, "left")
+    before = gain_wrong[ended] + _ceil(right_high, bits) * (begun - ended) - loss_right[:-1]
+
+    peak, threshold, sign = int(gain_wrong[-1] - loss_right[-1]), float(high.max()), -1
+    for sums, ends, of in ((too_low, right_low, 1), (before, right_high, -1)):
+        at = int(np.argmax(sums)) if sums.size else 0
+        if sums.size and sums[at] > peak:
+            peak, threshold, sign = int(sums[at]), float(ends[at]), of
+    value = rounded_up(Fraction(max(peak, 0), right.size << bits))
+    return CertifiedKs(min(1.0, value), threshold, sign, right.size)
 
 
 def certified_mce(
@@ -146,38 +152,62 @@ def certified_mce(
     side: Any = "right" if _check.closed_left(closed) else "left"
     first = np.searchsorted(borders[1:-1], low, side)
     last = np.searchsorted(borders[1:-1], high, side)
-    best = (_Wide(0), 0, 1)
+    bits = _fraction_bits(right.size)
+    best, best_bin, best_sign = Fraction(0), 0, 1
     for m in range(borders.size - 1):
         inside = (first <= m) & (m <= last)
         if not inside.any():
             continue
         must = (first == last)[inside]
-        c = right[inside].astype(_Wide)
+        c = right[inside].astype(np.int64) << bits
         for sign, terms in (
-            (1, c - np.maximum(low[inside], borders[m])),
-            (-1, np.minimum(high[inside], borders[m + 1]) - c),
+            (1, c - _floor(np.maximum(low[inside], borders[m]), bits)),
+            (-1, _ceil(np.minimum(high[inside], borders[m + 1]), bits) - c),
         ):
             mean = _largest_mean(terms, must)
-            if mean > best[0]:
-                best = (mean, m, sign)
-    return CertifiedMce(_rounded_up(best[0], right.size), best[1], best[2], right.size)
+            if mean > best:
+                best, best_bin, best_sign = mean, m, sign
+    value = rounded_up(best / (1 << bits))
+    return CertifiedMce(min(1.0, value), best_bin, best_sign, right.size)
 
 
-def _largest_mean(terms: _Sums, must: NDArray[np.bool_]) -> np.longdouble:
-    """The largest mean of all terms that must count and any of the others (at least one in all)."""
+def _largest_mean(terms: _Fixed, must: NDArray[np.bool_]) -> Fraction:
+    """The largest mean of all terms that must count and any of the others (at least one in all).
+
+    In decreasing order of the optional terms, each raises the mean as long as it is above it; once one is not, none that
+    follows is. So the number of terms to add is found by bisection, in exact arithmetic.
+    """
     optional = np.sort(terms[~must])[::-1]
-    sums = np.concatenate(([terms[must].sum()], terms[must].sum() + np.cumsum(optional)))
-    counts = np.count_nonzero(must) + np.arange(sums.size)
-    means: np.longdouble = (sums[counts > 0] / counts[counts > 0]).max()
-    return means
+    forced = int(np.count_nonzero(must))
+    sums = int(terms[must].sum()) + _sums(optional)
+    taken = 0 if forced else 1
+    most = optional.size
+    while taken < most:
+        middle = (taken + most) // 2
+        if int(optional[middle]) * (forced + middle) > int(sums[middle]):
+            taken = middle + 1
+        else:
+            most = middle
+    return Fraction(int(sums[taken]), forced + taken)
 
 
-def _prefix_sums(values: _Sums) -> _Sums:
-    return np.concatenate(([_Wide(0)], np.cumsum(values)))
+def _fraction_bits(samples: int) -> int:
+    """How many bits of a fraction the terms keep, so that a sum of N of them, each at most 1, stays below 2^62.
+
+    Terms are rounded to multiples of 2^-bits in the direction that raises the worst case, and their sums are exact: the
+    result does not depend on the order of the samples and is at most 2^-bits too large.
+    """
+    return min(52, 62 - samples.bit_length())
 
 
-def _rounded_up(value: np.longdouble, samples: int) -> float:
-    """Above the exact value: the sums of N terms below 1 are wrong by at most N rounding steps of their type each."""
-    error = 4 * samples * float(np.finfo(_Wide).eps)
-    above = np.nextafter(float(value), 2.0) + error if value > 0 else 0.0
-    return float(min(1.0, above))
+def _floor(values: NDArray[np.float64], bits: int) -> _Fixed:
+    return np.floor(np.ldexp(values, bits)).astype(np.int64)
+
+
+def _ceil(values: NDArray[np.float64], bits: int) -> _Fixed:
+    return np.ceil(np.ldexp(values, bits)).astype(np.int64)
+
+
+def _sums(values: _Fixed) -> _Fixed:
+    """The sums of the first 0, 1, ..., all values."""
+    return np.concatenate((np.zeros(1, np.int64), np.cumsum(values)))
