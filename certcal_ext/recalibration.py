@@ -26,6 +26,12 @@ EDGE = 2.0**-40
 MAX_COEFFICIENT = 1000.0
 
 _FORMAT = "certcal recalibration map 1"
+_FIELDS = {
+    "identity": (),
+    **dict.fromkeys(("isotonic", "constant"), ("jumps", "levels")),
+    **dict.fromkeys(("temperature", "platt", "beta"), ("a", "b", "c")),
+    "mixture": ("first", "second", "share"),
+}
 _MAX_JSON = 2**26
 _Floats = NDArray[np.float64]
 
@@ -54,7 +60,7 @@ class RecalibrationMap(ABC):
 
     @property
     def slack(self) -> float:
-        """How far a computed value may lie from that of an exactly monotone function."""
+        """How far a computed value may lie from an exactly monotone function; 0 where it is monotone itself."""
         return 0.0
 
     def __call__(self, confidence: Any) -> _Floats:
@@ -106,19 +112,15 @@ class RecalibrationMap(ABC):
     # With h the exactly monotone function, s its slack and z >= l: g(z) >= h(z) - s >= h(l) - s >= g(l) - 2s.
     def _floor(self, z: _Floats) -> _Floats:
         values = self._values(z)
-        return (
-            values
-            if not self.slack
-            else np.maximum(0.0, np.nextafter(values - 2.0 * self.slack, -1.0))
-        )
+        if self.slack:
+            values = np.maximum(0.0, np.nextafter(values - 2.0 * self.slack, -1.0))
+        return values
 
     def _ceiling(self, z: _Floats) -> _Floats:
         values = self._values(z)
-        return (
-            values
-            if not self.slack
-            else np.minimum(1.0, np.nextafter(values + 2.0 * self.slack, 2.0))
-        )
+        if self.slack:
+            values = np.minimum(1.0, np.nextafter(values + 2.0 * self.slack, 2.0))
+        return values
 
     @abstractmethod
     def _fields(self) -> dict[str, Any]:
@@ -297,7 +299,10 @@ class LogisticMap(RecalibrationMap):
         |log| is at most 27.8 here, so |t| and its parts stay below size = 28 (a + b) + |c|. Logarithms
         of 4 ulp, two products and two sums cost t at most 2^-49 size; the logistic function has slope
         1/4 at most and an error of its own of at most 2^-50. Doubled, for libraries that are worse.
+        Without slopes t is c everywhere, and the computed values are equal: 0.
         """
+        if self.a == self.b == 0:
+            return 0.0
         size = 28.0 * (self.a + self.b) + abs(self.c)
         return 2.0**-50 * size + 2.0**-49
 
@@ -382,21 +387,12 @@ def _from_record(record: Any) -> RecalibrationMap:
     if not isinstance(record, dict):
         raise ValueError(f"text: expected a JSON object for a map, got {type(record).__name__}")
     kind = record.get("kind")
-    wanted: dict[str, tuple[str, ...]] = {
-        "identity": (),
-        "isotonic": ("jumps", "levels"),
-        "constant": ("jumps", "levels"),
-        "temperature": ("a", "b", "c"),
-        "platt": ("a", "b", "c"),
-        "beta": ("a", "b", "c"),
-        "mixture": ("first", "second", "share"),
-    }
-    if not isinstance(kind, str) or kind not in wanted:
-        raise ValueError(f"text: expected a kind among {', '.join(wanted)}, got {kind!r:.60}")
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise ValueError(f"text: expected a kind among {', '.join(_FIELDS)}, got {kind!r:.60}")
     fields = {name: value for name, value in record.items() if name != "kind"}
-    if set(fields) != set(wanted[kind]):
+    if set(fields) != set(_FIELDS[kind]):
         raise ValueError(
-            f"text: expected the fields {', '.join(wanted[kind]) or 'of no other name'} for kind {kind}, "
+            f"text: expected the fields {', '.join(_FIELDS[kind]) or 'of no other name'} for kind {kind}, "
             f"got {', '.join(sorted(fields))[:200]}"
         )
     try:

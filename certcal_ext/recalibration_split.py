@@ -13,7 +13,7 @@ from certcal_ext import _check
 from certcal_ext.certificates import Certificates
 from certcal_ext.curve import CertifiedSet
 from certcal_ext.recalibration import RecalibrationMap
-from certcal_ext.recalibration_fit import fit_recalibration
+from certcal_ext.recalibration_fit import fit_recalibration, fit_tradeoff
 from certcal_ext.recalibration_report import (
     RecalibrationReport,
     ResolutionCurve,
@@ -82,7 +82,11 @@ class SplitRecalibration:
 
 
 def recalibrate_split(
-    certificates: Certificates, radius: float, kind: str = "isotonic", seed: int = 0
+    certificates: Certificates,
+    radius: float,
+    kind: str = "isotonic",
+    seed: int = 0,
+    share: float = 0.5,
 ) -> SplitRecalibration:
     """Fits a monotone map on one half of the samples for a radius, and certifies the other half with it.
 
@@ -92,9 +96,11 @@ def recalibrate_split(
     Args:
         certificates: with labels and confidences.
         radius: l2 radius whose worst case is made small.
-        kind: "isotonic" (minimises the certified Brier score over all monotone maps), "beta", "platt", "temperature",
-            "constant" or "identity".
+        kind: "isotonic" (minimises the certified Brier score over all monotone maps), "tradeoff" (minimises a mean of it
+            and of the score without attack, and so keeps some resolution), "beta", "platt", "temperature", "constant" or
+            "identity".
         seed: of the halves.
+        share: for "tradeoff", the weight of the certified score, from 0 to 1.
 
     Returns:
         ``SplitRecalibration``.
@@ -133,8 +139,12 @@ def recalibrate_split(
         raise ValueError(
             f"radius: expected one that both halves hold certified samples at, got {reach:g}"
         )
-    correct, lower, upper, _ = _columns(chosen)
-    mapping = fit_recalibration(kind, correct, lower, upper)
+    correct, lower, upper, confidence = _columns(chosen)
+    mapping: RecalibrationMap
+    if kind == "tradeoff":
+        mapping = fit_tradeoff(correct, lower, upper, confidence, share)
+    else:
+        mapping = fit_recalibration(kind, correct, lower, upper)
     return SplitRecalibration(kind, reach, mapping, fitting, plain, plain.recalibrated(mapping))
 
 

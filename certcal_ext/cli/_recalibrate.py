@@ -96,6 +96,11 @@ class Gain:
             f"{len(self.split.plain):,}. Resolution and AUROC say what the confidences still tell: a "
             "constant has none."
         )
+        if self.split.mapping.kind == "constant" and self.split.kind != "constant":
+            typer.echo(
+                "The best map is a constant: on the fitting half no monotone map certifies any skill at "
+                "that radius. --recalibrate tradeoff keeps more of what the confidences tell."
+            )
 
 
 def split_and_fit(

@@ -52,11 +52,13 @@ class Gain:
     Attributes:
         split: the halves and the map.
         report: scores of the half that it was not fitted on, before and after.
+        kept: the same for the map that weighs the scores with and without attack equally, which keeps more resolution.
         curve: certified scores against resolution, for maps between the best without attack and the best under one.
     """
 
     split: SplitRecalibration
     report: RecalibrationReport
+    kept: RecalibrationReport
     curve: ResolutionCurve
 
 
@@ -117,6 +119,8 @@ def _gain(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a half may abstain more often than the whole
         split = recalibrate_split(certificates, chosen.radius, kind)
-    (report,) = split.reports([chosen.radius], **binning)
+        other = recalibrate_split(certificates, chosen.radius, "tradeoff")
+    (report,), (kept,) = (each.reports([chosen.radius], **binning) for each in (split, other))
     assert report is not None  # both halves hold certified samples
-    return Gain(split, report, split.resolution_curve(chosen.radius, **binning))
+    assert kept is not None
+    return Gain(split, report, kept, split.resolution_curve(chosen.radius, **binning))

@@ -125,9 +125,14 @@ def gain_rows(facts: Facts) -> list[list[str]]:
     """Before and after recalibration, and the constant confidence; empty where there is no map."""
     if facts.further is None or facts.further.gain is None:
         return []
-    report = facts.further.gain.report
+    gain = facts.further.gain
+    report = gain.report
     rows = []
-    for name, scores in (("as it is", report.before), ("recalibrated", report.after)):
+    for name, scores in (
+        ("as it is", report.before),
+        (f"recalibrated, {gain.split.kind}", report.after),
+        ("recalibrated, with and without attack weighed equally", gain.kept.after),
+    ):
         rows.append(
             [
                 name,
