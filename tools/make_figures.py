@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""Draws docs/figures/*.svg from the published CIFAR-10 counts (CERTCAL_SHARED) and from bench/results.
+
+python tools/make_figures.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+import certcal_ext as cc
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+SHARED = Path(os.environ.get("CERTCAL_SHARED", ROOT.parent / "shared"))
+COUNTS = SHARED / "data" / "cifar10_cohen_resnet110" / "sigma_0.25_n_100000.npz"
+CLEAN, WORST, FLOOR, GREY = "#0068a8", "#c2470a", "#007a5a", "#5a6775"
+_SETTINGS: dict[Any, Any] = {
+    "svg.hashsalt": "certcal",
+    "font.size": 10.5,
+    "axes.grid": True,
+    "grid.color": "#e3e7ec",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+
+
+def save(name: str) -> None:
+    path = ROOT / "docs" / "figures" / f"{name}.svg"
+    path.parent.mkdir(exist_ok=True)
+    plt.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    plt.close()
+    print(path.relative_to(ROOT))
+
+
+def percent(axes: Axes, axis: str = "y") -> None:
+    getattr(axes, f"{axis}axis").set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+
+
+def exact_against_estimates(made: cc.Certificates) -> None:
+    """The certified ECE by radius, and what approximate solvers find."""
+    rows = json.loads((RESULTS / "baselines.json").read_text())
+    radii = np.linspace(0, 0.9, 91)
+    curve = made.curve(radii)
+    _, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    axes.plot(radii, curve.certified_ece, color=WORST, linewidth=2, label="exact worst case")
+    axes.plot(radii, curve.ece, color=CLEAN, linestyle="--", linewidth=2, label="without attack")
+    for name, label, marker in (
+        ("admm", "ADMM (the paper's solver)", "o"),
+        ("dece", "gradient ascent (DECE)", "s"),
+        ("brier_worst", "at the Brier-worst confidences", "^"),
+    ):
+        points = estimates(rows, name)
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), color=GREY, marker=marker, linewidth=1, label=label
+            )
+    axes.set(
+        xlabel="l2 radius of the attack",
+        ylabel="expected calibration error",
+        xlim=(0, 0.9),
+        ylim=(0, None),
+    )
+    percent(axes)
+    axes.legend()
+    save("exact_against_estimates")
+
+
+def estimates(stored: dict[str, Any], name: str) -> list[tuple[float, float]]:
+    """(radius, value) of a lower estimate over all samples."""
+    found = []
+    for row in stored["results"]:
+        if row.get("samples_in_file") == 10_000 and row["method"] == name:
+            found.append((row["radius"], row["value"]))
+    return sorted(found)
+
+
+def reliability(made: cc.Certificates) -> None:
+    """A reliability diagram without attack and in the worst case."""
+    chosen = made.at(0.05)
+    edges = np.linspace(0, 1, 16)
+    worst = cc.certified_ece(chosen.correct, chosen.lower, chosen.upper)
+    _, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+    for z, colour, label in (
+        (chosen.confidence, CLEAN, "without attack"),
+        (worst.worst_confidence, WORST, "worst case at radius 0.05"),
+    ):
+        bins = np.searchsorted(edges[1:-1], z)
+        held = np.bincount(bins, minlength=15)
+        keep = held > 0
+        mean = np.bincount(bins, z, 15)[keep] / held[keep]
+        right = np.bincount(bins, chosen.correct, 15)[keep] / held[keep]
+        axes.vlines(mean, np.minimum(mean, right), np.maximum(mean, right), color=colour, alpha=0.5)
+        axes.scatter(mean, right, s=15 + 200 * held[keep] / held.sum(), color=colour, label=label)
+    axes.set(
+        xlabel="confidence",
+        ylabel="share of right predictions",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.03, 1.03),
+    )
+    axes.legend()
+    save("reliability")
+
+
+def recalibration(made: cc.Certificates) -> None:
+    """Certified scores against resolution at two radii."""
+    _, panels = plt.subplots(1, 2, figsize=(8.2, 3.4), layout="constrained")
+    for axes, radius in zip(panels, (0.05, 0.25), strict=True):
+        split = cc.recalibrate_split(made, radius)
+        curve = split.resolution_curve(radius)
+        report = split.reports([radius])[0]
+        assert report is not None
+        order = np.argsort(curve.resolution, kind="stable")
+        axes.plot(
+            curve.resolution[order],
+            curve.certified_brier[order],
+            color=WORST,
+            marker=".",
+            label="certified",
+        )
+        axes.plot(
+            curve.resolution[order],
+            curve.brier[order],
+            color=CLEAN,
+            linestyle="--",
+            label="without attack",
+        )
+        before = report.before
+        axes.scatter(
+            before.resolution,
+            before.certified_brier,
+            color=WORST,
+            marker="D",
+            zorder=3,
+            label="as it is",
+        )
+        axes.axhline(
+            curve.constant_brier,
+            color=FLOOR,
+            linestyle=":",
+            linewidth=2,
+            label="a constant confidence",
+        )
+        axes.set(
+            xlabel="resolution",
+            ylabel="Brier score",
+            title=f"radius {radius:g}",
+            xlim=(0, None),
+            ylim=(0, None),
+        )
+    panels[0].legend(loc="lower left")
+    save("recalibration")
+
+
+def joint_validity() -> None:
+    """What joint validity costs: the binomial count against N."""
+    sizes = np.unique(np.geomspace(100, 100_000, 60).astype(int))
+    _, axes = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
+    for alpha, colour in ((1e-3, WORST), (1e-4, CLEAN), (1e-5, FLOOR)):
+        cost = [2 * cc.failing_intervals(int(n), alpha, 1e-3) / n for n in sizes]
+        axes.plot(sizes, cost, color=colour, label=f"alpha = {alpha:g}")
+    axes.set(xscale="log", xlabel="samples N", ylabel="largest addition to the ECE", ylim=(0, None))
+    percent(axes)
+    axes.legend(title="binomial count, delta = 0.001")
+    save("joint_validity")
+
+
+def risk(made: cc.Certificates) -> None:
+    """Risk against coverage, without attack and in the worst case."""
+    chosen = made.at(0.05)
+    _, axes = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
+    plain = cc.risk_coverage(chosen.correct, chosen.confidence)
+    worst = cc.certified_risk_coverage(chosen.correct, chosen.lower, chosen.upper)
+    for curve, colour, label in (
+        (plain, CLEAN, "without attack"),
+        (worst, WORST, "worst case at radius 0.05"),
+    ):
+        order = np.argsort(curve.coverage_at_worst, kind="stable")
+        axes.plot(curve.coverage_at_worst[order], curve.risk[order], color=colour, label=label)
+    axes.axhline(worst.constant, color=FLOOR, linestyle=":", linewidth=2, label="accept at random")
+    axes.set(
+        xlabel="share of samples accepted",
+        ylabel="wrong among the accepted",
+        xlim=(0, 1),
+        ylim=(0, 0.2),
+    )
+    percent(axes)
+    percent(axes, "x")
+    axes.legend()
+    save("risk_coverage")
+
+
+def main() -> None:
+    if not COUNTS.is_file():
+        sys.exit(f"{COUNTS}: the published counts are not there; set CERTCAL_SHARED")
+    made = cc.Certificates.from_npz(COUNTS)
+    with plt.rc_context(_SETTINGS):
+        exact_against_estimates(made)
+        reliability(made)
+        recalibration(made)
+        joint_validity()
+        risk(made)
+
+
+if __name__ == "__main__":
+    main()
