@@ -15,6 +15,7 @@ from certcal_ext import readers, sources
 from certcal_ext.provenance import Provenance
 
 if TYPE_CHECKING:
+    from certcal_ext.adaptive import AdaptiveResult
     from certcal_ext.certificates import Certificates
 
 
@@ -81,7 +82,6 @@ class CertificateMakers:
         sigma: float,
         alpha: float = 1e-3,
         *,
-        share: Any = None,
         index: Any = None,
     ) -> Certificates:
         """Certificates from votes of each sample's own class, selected by separate draws.
@@ -93,8 +93,6 @@ class CertificateMakers:
             labels: (N,) classes, or None.
             sigma: standard deviation of the noise, in pixel units.
             alpha: failure probability of one interval, both sides together.
-            share: (N,) part of alpha that a sample's interval takes, where it is one of several
-                that were planned (early stopping); None takes all.
             index: (N,) sample ids; None numbers the rows.
 
         Returns:
@@ -113,11 +111,35 @@ class CertificateMakers:
             >>> made.at(0.25).index
             array([0, 1])
         """
-        result = _built(
-            cls, sources.of_votes(votes, n, predicted, labels, sigma, alpha, share, index)
-        )
+        result = _built(cls, sources.of_votes(votes, n, predicted, labels, sigma, alpha, index))
         _warn_of_abstentions(result)
         return result
+
+    @classmethod
+    def from_adaptive(
+        cls, result: AdaptiveResult, predicted: Any, labels: Any = None, *, index: Any = None
+    ) -> Certificates:
+        """Certificates of a run that stopped samples early (see ``run_adaptive``).
+
+        Args:
+            result: the run.
+            predicted: (N,) classes selected by draws that the run did not use.
+            labels: (N,) classes, those that the run's ``correct`` came from; None where it had none.
+            index: (N,) sample ids; None numbers the rows.
+
+        Returns:
+            ``Certificates``, which keep the rules of stopping.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: shapes that differ, or labels that are not the run's.
+
+        Warns:
+            UserWarning: more samples abstain than are certified.
+        """
+        made = _built(cls, sources.of_adaptive(result, predicted, labels, index))
+        _warn_of_abstentions(made)
+        return made
 
     @classmethod
     def from_scores(

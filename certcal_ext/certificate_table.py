@@ -31,14 +31,15 @@ SCHEMA = pa.schema(
         pa.field("p_upper", pa.float64(), nullable=False),
         pa.field("prediction_lower", pa.float64()),  # of the votes' probability, if not p_lower
         pa.field("runner_up_upper", pa.float64()),  # of the next class, if better than 1 - lower
-        pa.field("alpha_share", pa.float64()),  # of alpha, that this row's interval took; null: all
+        pa.field("look", pa.int64()),  # with early stopping: which look the interval is of
+        pa.field("planning_votes", pa.int64()),  # of the draws that planned how many to take
         pa.field("counts", pa.list_(pa.int64())),  # votes of all classes
         pa.field("scores", pa.list_(pa.int64())),  # histogram of the class's softmax scores
     ]
 )
 
 #: Columns that files written before they existed do not have.
-_LATER = ("prediction_lower", "runner_up_upper", "alpha_share", "counts", "scores")
+_LATER = ("prediction_lower", "runner_up_upper", "look", "planning_votes", "counts", "scores")
 
 _METADATA_KEY = b"certcal"
 _DIGEST_KEY = b"certcal_sha256"  # of both: pages have checksums, the footer has none
@@ -139,7 +140,8 @@ def validate(table: Any, provenance: Any) -> None:
             )
     _require("prediction_lower", _filled(table, "prediction_lower", 0.0), 0.0, 1.0)
     _require("runner_up_upper", _filled(table, "runner_up_upper", 1.0), 0.0, 1.0)
-    _require("alpha_share", _filled(table, "alpha_share", 1.0), 1e-12, 1.0)
+    _require("look", _filled(table, "look", 0), -1)
+    _require("planning_votes", _filled(table, "planning_votes", 0), 0)
     for name in ("counts", "scores"):
         _require_lists(table, name)
     if provenance.kind == "scores" and table.column("scores").null_count:

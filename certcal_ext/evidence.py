@@ -7,7 +7,7 @@ The error budget of a row, alpha in all:
 * votes with a runner-up bound: 9/10 for that interval, 1/10 for the upper bound on the next class (a union over the others);
 * scores: half for the one-sided bound on the votes, half for the two-sided interval (or band) of the scores.
 
-A row that was estimated in stages spends its stage's share of each of these.
+A row that stopped early spends what its rule of stopping says (docs/fewer-draws.md).
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ SHARED_DRAWS = "the class was selected by the draws that estimate it"
 
 _RUNNER_UP = 0.1
 
+#: A band for the distribution of scores is made down to this alpha.
+_LEAST_BAND = 4e-8
+
 
 @dataclass(frozen=True, eq=False)
 class Ends:
@@ -56,7 +59,6 @@ def vote_ends(
     votes: Ints,
     draws: Ints,
     alpha: float,
-    share: Floats | None = None,
     runner_up: Ints | None = None,
     others: int = 1,
     classes: int = 1,
@@ -67,7 +69,6 @@ def vote_ends(
         votes: (N,) votes of the predicted class.
         draws: (N,) draws of each row.
         alpha: failure probability of a row.
-        share: (N,) part of alpha that a row's stage spends, or None for all.
         runner_up: (N,) most votes of any other class, or None.
         others: number of other classes.
         classes: number of classes that the draws may have selected: 1 where others selected.
@@ -76,12 +77,12 @@ def vote_ends(
         ``Ends``.
     """
     if runner_up is None:
-        return Ends(*_by_draws(votes, draws, alpha, share))
-    ends = _by_draws(votes, draws, alpha * (1.0 - _RUNNER_UP) / classes, share)
+        return Ends(*_by_draws(votes, draws, alpha))
+    ends = _by_draws(votes, draws, alpha * (1.0 - _RUNNER_UP) / classes)
     # The upper end of a two-sided interval at twice the level is a one-sided bound. Where the same draws selected the
     # class, any of them may be among the others.
     others = max(others, classes)
-    next_ends = _by_draws(runner_up, draws, 2.0 * alpha * _RUNNER_UP / others, share)
+    next_ends = _by_draws(runner_up, draws, 2.0 * alpha * _RUNNER_UP / others)
     return Ends(ends.lower, ends.upper, None, next_ends.upper)
 
 
@@ -105,19 +106,19 @@ def score_ends(
 
     cdf = interval == "cdf"
     ends = (
-        confidence_band(scores, alpha).at(0.0)
+        confidence_band(scores, mean, alpha).at(0.0)
         if cdf
         else score_interval(scores, mean, alpha / 2, interval)
     )
     # The lower end of the two-sided interval at alpha is one-sided at alpha / 2.
-    return Ends(ends.lower, ends.upper, _by_draws(votes, draws, alpha, None).lower)
+    return Ends(ends.lower, ends.upper, _by_draws(votes, draws, alpha).lower)
 
 
-def confidence_band(scores: Ints, alpha: float) -> ScoreBand:
-    """The band of the CDF certificate, at the half of alpha that belongs to the scores."""
+def confidence_band(scores: Ints, mean: Floats, alpha: float) -> ScoreBand:
+    """The band of the CDF certificate with the interval of the mean, at the half of alpha that belongs to the scores."""
     from certcal_ext.score_cdf import score_band
 
-    return score_band(scores, alpha / 2)
+    return score_band(scores, alpha / 2, mean=mean)
 
 
 def ends_at_level(table: pa.Table, provenance: Provenance, alpha: float) -> Ends | None:
@@ -135,6 +136,8 @@ def ends_at_level(table: pa.Table, provenance: Provenance, alpha: float) -> Ends
     if provenance.kind not in ("votes", "scores") or votes is None or draws is None:
         return None
     if provenance.kind == "scores":
+        if provenance.interval == "cdf" and alpha < _LEAST_BAND:
+            return None
         scores = cast(Ints, matrix(table, "scores"))
         mean = cast(Floats, numbers(table, "confidence"))
         return score_ends(scores, mean, votes, draws, alpha, provenance.interval or "cdf")
@@ -145,12 +148,22 @@ def ends_at_level(table: pa.Table, provenance: Provenance, alpha: float) -> Ends
         predicted = cast(Ints, numbers(table, "predicted"))
         runner_up, others = runner_up_votes(counts, predicted), counts.shape[1] - 1
     classes = others + 1 if selected_by_estimation(provenance) else 1
-    share = numbers(table, "alpha_share")
-    if provenance.interval == "sequence":
-        from certcal_ext.confidence_sequences import vote_sequence
+    if provenance.stopping is not None:
+        return _stopped_ends(table, provenance.stopping, votes, draws, alpha)
+    return vote_ends(votes, draws, alpha, runner_up, others, classes)
 
-        return Ends(*vote_sequence(votes, draws, alpha))
-    return vote_ends(votes, draws, alpha, share, runner_up, others, classes)
+
+def _stopped_ends(
+    table: pa.Table, stopping: str, votes: Ints, draws: Ints, alpha: float
+) -> Ends | None:
+    from certcal_ext.stopping import Stopping, row_intervals
+
+    look, planning = numbers(table, "look"), numbers(table, "planning_votes")
+    if look is None or planning is None:
+        return None
+    correct = table.column("correct").fill_null(False).to_numpy().view(np.uint8)
+    rules = Stopping.from_json(stopping)
+    return Ends(*row_intervals(rules, alpha, votes, draws, look, planning, correct))
 
 
 def runner_up_votes(counts: Ints, predicted: Ints) -> Ints:
@@ -184,14 +197,10 @@ def row_factor(provenance: Provenance, everyone: bool) -> float:
     return 2.5 if everyone else 1.5
 
 
-def _by_draws(votes: Ints, draws: Ints, alpha: float, share: Floats | None) -> Interval:
-    """Clopper-Pearson at alpha times each row's share, for rows of any number of draws."""
-    parts = np.ones(votes.size) if share is None else share
-    keys = np.stack((draws.astype(np.float64), parts), axis=1)
-    unique, which = np.unique(keys, axis=0, return_inverse=True)
-    which = which.reshape(-1)
+def _by_draws(votes: Ints, draws: Ints, alpha: float) -> Interval:
+    """Clopper-Pearson for rows of any number of draws."""
     lower, upper = np.empty(votes.size), np.empty(votes.size)
-    for at, (n, part) in enumerate(unique):
-        rows = which == at
-        lower[rows], upper[rows] = clopper_pearson(votes[rows], int(n), alpha * part)
+    for n in np.unique(draws):
+        rows = draws == n
+        lower[rows], upper[rows] = clopper_pearson(votes[rows], int(n), alpha)
     return Interval(lower, upper)

@@ -68,8 +68,8 @@ class Guarantee:
         """Rows with equal intervals, in probit space."""
         # A row without a point estimate abstained: it is never certified, and the 0 is never read.
         confidence = self._table.column("confidence").fill_null(0.0).to_numpy()
-        plain = self._made.kind == "votes" and self._table.column("alpha_share").null_count > 0
-        votes = self._column("votes") if plain and self._same_draws else None
+        plain = self._made.kind == "votes" and self._made.stopping is None and self._same_draws
+        votes = self._column("votes") if plain else None
         ends, margin = self._ends, None
         if ends.prediction_lower is not None or ends.runner_up_upper is not None:
             own = ends.lower if ends.prediction_lower is None else ends.prediction_lower
@@ -182,7 +182,8 @@ class Guarantee:
     def _band(self) -> ScoreBand | None:
         if self._made.kind != "scores" or self._made.interval != "cdf":
             return None
-        return confidence_band(cast(Any, matrix(self._table, "scores")), cast(float, self._alpha))
+        scores, mean = matrix(self._table, "scores"), self._column("confidence")
+        return confidence_band(cast(Any, scores), mean, cast(float, self._alpha))
 
     @property
     def _same_draws(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from certcal_ext.provenance import Provenance
 from certcal_ext.readers import VoteCounts, counts_matrix, read_cohen_log, votes_of_radius
 
 _LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
+
+if TYPE_CHECKING:
+    from certcal_ext.adaptive import AdaptiveResult
 
 
 def of_counts(
@@ -75,7 +78,6 @@ def of_votes(
     labels: Any,
     sigma: float,
     alpha: float,
-    share: Any,
     index: Any,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_votes``, which documents arguments and errors."""
@@ -86,21 +88,51 @@ def of_votes(
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
     chosen = _classes("predicted", predicted, rows, None)
-    part = None
-    if share is not None:
-        part = _check.float_vector("share", share, rows)
-        if not bool(((part > 0) & (part <= 1)).all()):
-            raise ValueError("share: expected parts of alpha above 0 and at most 1")
-    ends = vote_ends(won, each, risk, part)
     columns = {
-        **_columns(labels, chosen, None, index, ends),
+        **_columns(labels, chosen, None, index, vote_ends(won, each, risk)),
         "votes": won,
         "n": each,
         "confidence": won / each,
-        "alpha_share": part,
     }
     provenance = Provenance(
         kind="votes", sigma=scale, alpha=risk, n=int(each.max()), interval="clopper-pearson"
+    )
+    return build(columns, rows), provenance
+
+
+def of_adaptive(
+    result: AdaptiveResult, predicted: Any, labels: Any, index: Any
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_adaptive``, which documents arguments and errors."""
+    rows = result.votes.size
+    chosen = _classes("predicted", predicted, rows, None)
+    ends = Ends(result.lower, result.upper)
+    columns = _columns(labels, chosen, None, index, ends)
+    if labels is not None:
+        told = result.correct
+        if told is None or not np.array_equal(told != 0, columns["correct"]):
+            raise ValueError(
+                "labels: expected the ones that the run was told of, as its intervals depend on them"
+            )
+    elif result.correct is not None:
+        raise ValueError("labels: expected the ones that the run was told of, got None")
+    drawn = np.maximum(result.n, 1)
+    columns |= {
+        "votes": result.votes,
+        "n": drawn,
+        "confidence": result.votes / drawn,
+        "look": result.look,
+        "planning_votes": result.planning_votes,
+    }
+    rules = result.stopping
+    staged = rules.method == "staged"
+    provenance = Provenance(
+        kind="votes",
+        sigma=result.sigma,
+        alpha=result.alpha,
+        n=int(drawn.max()),
+        interval="clopper-pearson" if staged else "sequence",
+        stopping=rules.to_json(),
     )
     return build(columns, rows), provenance
 
