@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import certcal_ext as cc
 from certcal_ext.noise import write_noise
+from certcal_ext.sampling import Sampler
 
 SIGMA, CLASSES, BATCH = 0.25, 10, 1000
 
@@ -71,6 +72,29 @@ def shares(model: torch.nn.Module, image: torch.Tensor, runs: int) -> dict[str, 
     }
 
 
+def scores_beside_votes(
+    model: torch.nn.Module, images: torch.Tensor, n: int, runs: int
+) -> dict[str, Any]:
+    """What it costs to count scores in the same passes; their votes must be the same."""
+    sampler = Sampler(model, CLASSES, SIGMA, 0, BATCH)
+    ids = np.arange(len(images))
+    classes = np.zeros(len(images), np.int64)
+    with torch.inference_mode():
+        votes = sampler.gather(images, ids, 0, n)
+        scores = sampler.gather(images, ids, 0, n, classes)
+        assert (votes.counts == scores.counts).all()
+        assert scores.histogram is not None
+        assert (scores.histogram.sum(axis=1) == n).all()
+        pair = paired(
+            lambda: sampler.gather(images, ids, 0, n),
+            lambda: sampler.gather(images, ids, 0, n, classes),
+            runs,
+        )
+    summary = pair.summary()["peer_over_ours"]
+    print(f"  votes and scores take {summary['median']:.3f} times what votes take")
+    return dict(summary)
+
+
 def main() -> None:
     quick = "--quick" in sys.argv[1:]
     n0, n, samples = (100, 2000, 2) if quick else (100, 20_000, 8)
@@ -96,6 +120,7 @@ def main() -> None:
 
     pair = paired(ours, lambda: classic_certify(model, images, n0, n), runs=3 if quick else 15)
     summary = show(f"certify, MLP, 3x32x32, n = {n:,}", pair, at_least=5)
+    scores = scores_beside_votes(model, images, n, runs=3 if quick else 15)
     parts = shares(model, images[0], runs=5 if quick else 51)
     floor = parts["forward_seconds_per_draw"] * samples * (n0 + n)
     summary |= parts | {
@@ -104,6 +129,7 @@ def main() -> None:
         "batch": BATCH,
         "seconds_of_bare_forward": floor,
         "ours_over_bare_forward": summary["ours_seconds"]["median"] / floor,
+        "scores_over_votes": scores,
     }
     print(f"  ours takes {summary['ours_over_bare_forward']:.2f} times the bare forward pass")
     if not quick:

@@ -3,27 +3,40 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext._images import (
+    Part,
+    checked_ids,
+    checked_images,
+    checked_labels,
+    known_size,
+    parts,
+)
 from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.certificates import Certificates
+from certcal_ext.model_state import frozen, model_fingerprint, precision_of
 from certcal_ext.noise import MAX_DRAWS, MAX_SEED
-from certcal_ext.sampling import VoteSampler
+from certcal_ext.sampling import Sampler
+from certcal_ext.vote_source import SelectedVotes, VoteSource
 
 if TYPE_CHECKING:
     import torch
 
+    from certcal_ext.stopping import Stopping
+
 #: Samples whose draws are counted together: enough to fill batches, few enough that their counts are nothing.
 _GROUP = 64
+
+#: More bins of scores than this are no use to any bound.
+MAX_SCORE_BINS = 2**20
 
 
 class SmoothedClassifier:
@@ -77,19 +90,30 @@ class SmoothedClassifier:
         alpha: float = 1e-3,
         batch_size: int = 1024,
         *,
+        confidence: str = "votes",
+        score_bins: int = 1000,
+        score_interval: str = "cdf",
+        runner_up: bool = False,
+        keep_counts: bool = False,
         sample_ids: Any = None,
         progress: bool | Report = False,
     ) -> Certificates:
-        """Certifies each image: selects a class by ``n0`` draws and bounds its probability by ``n`` fresh ones.
+        """Certifies each image: selects a class by ``n0`` draws and bounds its confidence by ``n`` fresh ones.
 
         Args:
             images: (N, C, H, W) float32 tensor, or a DataLoader (any iterable) of (images, labels) pairs.
             labels: (N,) integers in [0, K); None certifies intervals and predictions only. Not with a DataLoader of pairs.
-            n0: draws that select the class of a sample; they are not used again.
+            n0: draws that select the class of a sample, by votes; they are not used again.
             n: draws that estimate.
-            alpha: failure probability of one sample's interval, half a side (Clopper-Pearson).
-            batch_size: noisy images per forward pass. A matter of memory and speed only: the counts do not depend on it,
-                and where memory runs out it is halved with a warning.
+            alpha: failure probability of one sample's certificate, all its bounds together.
+            batch_size: noisy images per forward pass, at most. A matter of memory and speed only: votes do not depend on
+                it (scores do so in the last bits), and where memory runs out it is halved with a warning.
+            confidence: what is certified: "votes", the share of draws that vote for the class (Clopper-Pearson), or
+                "scores", the mean softmax score of the class, while votes still certify the prediction.
+            score_bins: J equal bins of [0, 1] that scores are counted in.
+            score_interval: how scores are bounded, see ``Certificates.from_scores``.
+            runner_up: with votes, also bound the next class, see ``Certificates.from_counts``.
+            keep_counts: with votes, keep those of all classes in the result.
             sample_ids: (N,) numbers that name the samples in the noise and in the result; default 0, ..., N - 1.
             progress: True shows draws done and time left; or a function of (draws done, draws in all).
 
@@ -109,194 +133,251 @@ class SmoothedClassifier:
         _check.whole_number("n", n, 1, MAX_DRAWS - n0)
         _check.failure_probability("alpha", alpha)
         _check.whole_number("batch_size", batch_size, 1)
-        group = max(_GROUP, batch_size // min(n0, n))
-        with reporting(progress, "certifying", "draws") as report, _frozen(self.model):
-            size = _known_size(images)
-            tally = Tally(None if size is None else size * (n0 + n), report)
-            sampler = VoteSampler(
-                self.model, self.num_classes, self.sigma, self.seed, batch_size, on_draws=tally.add
+        if confidence not in ("votes", "scores"):
+            raise ValueError(f'confidence: expected "votes" or "scores", got {confidence!r}')
+        with_scores = confidence == "scores"
+        bins = (
+            _check.whole_number("score_bins", score_bins, 1, MAX_SCORE_BINS)
+            if with_scores
+            else None
+        )
+        if with_scores and (runner_up or keep_counts):
+            name = "runner_up" if runner_up else "keep_counts"
+            raise ValueError(f'{name}: expected False with confidence="scores"')
+        found = self._gather(images, labels, n0, n, batch_size, bins, sample_ids, progress)
+        if with_scores:
+            certificates = Certificates.from_scores(
+                found.histogram,
+                found.mean,
+                found.votes,
+                found.selected,
+                found.labels,
+                self.sigma,
+                alpha,
+                interval=score_interval,
+                index=found.ids,
             )
-            parts = [
-                _count(sampler, part, n0, n)
-                for part in _parts(images, labels, sample_ids, self.num_classes, group)
-            ]
-        if not parts:
-            raise ValueError("images: expected at least one image, got none")
-        counts, selected, ids, true = (
-            None if column[0] is None else np.concatenate(column)
-            for column in zip(*parts, strict=True)
+        else:
+            certificates = Certificates.from_counts(
+                found.counts,
+                found.labels,
+                sigma=self.sigma,
+                alpha=alpha,
+                selection=found.selected,
+                index=found.ids,
+                runner_up=runner_up,
+                keep_counts=keep_counts,
+            )
+        return self._signed(certificates, n0)
+
+    def certify_adaptive(
+        self,
+        images: Any,
+        labels: Any,
+        stopping: Stopping,
+        n0: int = 100,
+        alpha: float = 1e-3,
+        batch_size: int = 1024,
+        *,
+        sample_ids: Any = None,
+        progress: bool | Report = False,
+    ) -> Certificates:
+        """Certifies by votes with as many draws for each sample as the metrics asked for need.
+
+        To go on with a run later, use :meth:`selecting` and ``run_adaptive``, whose result can be continued: the draws are
+        the same.
+
+        Args:
+            images: (N, C, H, W) float32 tensor; they stay in memory, as samples are drawn for in turns.
+            labels: (N,) integers in [0, K), which say where draws matter; None certifies intervals and predictions only.
+            stopping: what the draws are for, see ``Stopping``.
+            n0: draws that select the class of a sample; they are not used again.
+            alpha: failure probability of one sample's interval, all looks together.
+            batch_size: noisy images per forward pass, at most, as in :meth:`certify`.
+            sample_ids: (N,) numbers that name the samples; default 0, ..., N - 1.
+            progress: True shows draws done; or a function of (draws done, draws planned).
+
+        Returns:
+            :class:`Certificates`, one row a sample.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: as :meth:`certify`.
+
+        Warns:
+            UserWarning: as :meth:`certify`.
+
+        Example:
+            >>> import torch
+            >>> from certcal_ext.stopping import Stopping
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+            >>> smooth = SmoothedClassifier(model, num_classes=3, sigma=0.25)
+            >>> rules = Stopping(radii=(0.1,), n_max=2000, planning=100)
+            >>> images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+            >>> certificates = smooth.certify_adaptive(images, labels, rules, n0=10)
+            >>> bool((certificates.table["n"].to_numpy() <= 1900).all())
+            True
+        """
+        from certcal_ext.adaptive import run_adaptive
+        from certcal_ext.stopping import Stopping
+
+        if not isinstance(stopping, Stopping):
+            raise TypeError(f"stopping: expected a Stopping, got {type(stopping).__name__}")
+        _check.failure_probability("alpha", alpha)
+        chosen = self.selecting(images, labels, n0, batch_size, sample_ids=sample_ids)
+        with chosen as selected:
+            right = None if selected.labels is None else selected.labels == selected.classes
+            result = run_adaptive(
+                selected.source,
+                right,
+                self.sigma,
+                alpha,
+                stopping,
+                first_draw=int(n0),
+                progress=progress,
+            )
+        certificates = Certificates.from_adaptive(
+            result, selected.classes, selected.labels, index=selected.ids
         )
-        certificates = Certificates.from_counts(
-            counts, true, sigma=self.sigma, alpha=alpha, selection=selected, index=ids
-        )
+        return self._signed(certificates, n0)
+
+    def _signed(self, certificates: Certificates, n0: int) -> Certificates:
+        """Notes what one has to know to draw the same again."""
         return certificates.with_provenance(
             n0=int(n0),
             seed=self.seed,
             model_hash=model_fingerprint(self.model),
-            precision=_precision(self.model),
+            precision=precision_of(self.model),
             torch_version=str(_require_torch().__version__),
             source=type(self.model).__qualname__,
         )
 
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Some samples of the data set, checked."""
-
-    images: torch.Tensor  # (G, C, H, W) float32
-    labels: NDArray[np.int64] | None  # (G,)
-    ids: NDArray[np.int64]  # (G,)
-
-
-def _count(
-    sampler: VoteSampler, part: _Part, n0: int, n: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
-    """Votes, selected classes, ids and labels. Draws 0 to n0 - 1 select, the next n estimate: the two never mix."""
-    selected = sampler.counts(part.images, part.ids, 0, n0).argmax(axis=1)
-    counts = sampler.counts(part.images, part.ids, n0, n)
-    return counts, selected, part.ids, part.labels
-
-
-def _parts(
-    images: Any, labels: Any, sample_ids: Any, num_classes: int, group_size: int
-) -> Iterator[_Part]:
-    """Cuts a tensor, or each batch of a loader, into groups."""
-    start = 0
-    for batch, true in _batches(images, labels):
-        tensor = _checked_images(batch)
-        size = tensor.shape[0]
-        checked = None if true is None else _checked_labels(true, size, num_classes)
-        ids = np.arange(start, start + size, dtype=np.int64)
-        if sample_ids is not None:
-            ids = _sliced_ids(sample_ids, start, size)
-        start += size
-        for first in range(0, size, group_size):
-            group = slice(first, first + group_size)
-            yield _Part(tensor[group], None if checked is None else checked[group], ids[group])
-    if sample_ids is not None and len(sample_ids) != start:
-        raise ValueError(
-            f"sample_ids: expected {start} entries, one an image, got {len(sample_ids)}"
-        )
-
-
-def _known_size(images: Any) -> int | None:
-    """How many images there are, where that can be told before they are read."""
-    try:
-        return len(images.dataset if hasattr(images, "dataset") else images)
-    except TypeError:
-        return None
-
-
-def _batches(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
-    torch = _require_torch()
-    if isinstance(images, (torch.Tensor, np.ndarray)):
-        yield images, labels
-        return
-    if not isinstance(images, Iterable):
-        raise TypeError(
-            f"images: expected a tensor or a DataLoader of pairs, got {type(images).__name__}"
-        )
-    if labels is not None:
-        raise ValueError(
-            "labels: expected None with a DataLoader, which gives (images, labels) pairs itself"
-        )
-    for item in images:
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise TypeError(
-                f"images: expected a DataLoader of (images, labels) pairs, got {type(item).__name__}"
+    def _gather(
+        self,
+        images: Any,
+        labels: Any,
+        n0: int,
+        n: int,
+        batch_size: int,
+        score_bins: int | None,
+        sample_ids: Any,
+        progress: bool | Report,
+    ) -> _Found:
+        """All that certificates are made from; scores only where ``score_bins`` is given."""
+        group = max(_GROUP, batch_size // min(n0, n))
+        with reporting(progress, "certifying", "draws") as report, frozen(self.model):
+            size = known_size(images)
+            tally = Tally(None if size is None else size * (n0 + n), report)
+            sampler = Sampler(
+                self.model, self.num_classes, self.sigma, self.seed, batch_size, on_draws=tally.add
             )
-        yield item[0], item[1]
+            found = [
+                _of_part(sampler, part, n0, n, score_bins)
+                for part in parts(images, labels, sample_ids, self.num_classes, group)
+            ]
+        if not found:
+            raise ValueError("images: expected at least one image, got none")
+        return _joined(found)
 
+    @contextmanager
+    def selecting(
+        self,
+        images: Any,
+        labels: Any = None,
+        n0: int = 100,
+        batch_size: int = 1024,
+        *,
+        sample_ids: Any = None,
+    ) -> Iterator[Selected]:
+        """Selects the classes, and keeps the model ready for more draws as long as the ``with`` block lasts.
 
-def _checked_images(images: Any) -> torch.Tensor:
-    import torch
+        Args:
+            images: (N, C, H, W) float32 tensor.
+            labels: (N,) integers in [0, K), or None.
+            n0: draws that select; estimation begins with draw n0.
+            batch_size: noisy images per forward pass, at most.
+            sample_ids: (N,) numbers that name the samples; default 0, ..., N - 1.
 
-    tensor = torch.as_tensor(images).detach()
-    if tensor.dtype != torch.float32:
-        hint = "; divide uint8 images by 255" if tensor.dtype == torch.uint8 else ""
-        raise TypeError(
-            f"images: expected float32, got {str(tensor.dtype).removeprefix('torch.')}{hint}"
+        Yields:
+            :class:`Selected`.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: as :meth:`certify`.
+
+        Example:
+            >>> import torch
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+            >>> smooth = SmoothedClassifier(model, num_classes=3, sigma=0.25)
+            >>> with smooth.selecting(torch.rand(4, 1, 8, 8), n0=10) as chosen:
+            ...     votes = chosen.source.votes([0, 2], first_draw=10, draws=50)
+            >>> votes.shape
+            (2,)
+        """
+        _check.whole_number("n0", n0, 1, MAX_DRAWS - 1)
+        _check.whole_number("batch_size", batch_size, 1)
+        tensor = checked_images(images)
+        size = tensor.shape[0]
+        true = None if labels is None else checked_labels(labels, size, self.num_classes)
+        ids = np.arange(size) if sample_ids is None else checked_ids(sample_ids, size)
+        source = VoteSource(
+            self.model, self.num_classes, self.sigma, self.seed, tensor, ids, batch_size
         )
-    if tensor.ndim < 2:
-        raise ValueError(f"images: expected shape (N, C, H, W), got {tuple(tensor.shape)}")
-    if tensor.shape[0] == 0 or tensor[0].numel() == 0:
-        raise ValueError(
-            f"images: expected at least one image with at least one pixel, got shape {tuple(tensor.shape)}"
-        )
-    finite = torch.isfinite(tensor).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = int((~finite).sum())
-        first = int((~finite).nonzero()[0])
-        raise ValueError(
-            f"images: expected finite pixels, got NaN or infinity in {bad} images, first in image {first}"
-        )
-    low, high = float(tensor.min()), float(tensor.max())
-    if low < 0 or high > 1:
-        warnings.warn(
-            f"images: expected pixels in [0, 1], got {low:.3g} to {high:.3g}: sigma and radius are then in those units",
-            stacklevel=5,
-        )
-    return tensor
+        with frozen(self.model):
+            classes = source.votes(np.arange(size), 0, n0).argmax(axis=1)
+            yield Selected(SelectedVotes(source, classes), classes, ids, true)
 
 
-def _checked_labels(labels: Any, size: int, num_classes: int) -> NDArray[np.int64]:
-    true = _check.int_vector("labels", labels, size)
-    good = (true >= 0) & (true < num_classes)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise ValueError(
-            f"labels: expected values in [0, {num_classes}), got {true[row]} in row {row}"
-        )
-    return true
+@dataclass(frozen=True)
+class Selected:
+    """Samples with their selected classes, and the draws that are left to estimate with.
 
-
-def _sliced_ids(sample_ids: Any, start: int, size: int) -> NDArray[np.int64]:
-    ids = _check.int_vector("sample_ids", sample_ids)[start : start + size]
-    if len(ids) != size:
-        raise ValueError(
-            f"sample_ids: expected one entry an image, got {len(sample_ids)} for at least {start + size}"
-        )
-    if ids.size and int(ids.min()) < 0:
-        raise ValueError(f"sample_ids: expected at least 0, got {int(ids.min())}")
-    return ids
-
-
-def model_fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 over the class name and every parameter and buffer (name, dtype, shape, bytes), in hexadecimal.
-
-    Two models with the same weights and class share it, wherever they lie.
+    Attributes:
+        source: of the votes for the selected classes.
+        classes: (N,) int64.
+        ids: (N,) int64, the samples' numbers.
+        labels: (N,) int64, or None.
     """
-    torch = _require_torch()
-    digest = hashlib.sha256(type(model).__qualname__.encode())
-    for name, value in sorted(model.state_dict().items()):
-        if not isinstance(value, torch.Tensor):
-            digest.update(f"{name}:{value!r}".encode())
-            continue
-        tensor = value.detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+
+    source: SelectedVotes
+    classes: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
 
 
-def _precision(model: torch.nn.Module) -> str:
-    dtypes = {
-        str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()
-    }
-    return "+".join(sorted(dtypes)) or "float32"
+@dataclass(frozen=True)
+class _Found:
+    """What the draws of N samples gave."""
+
+    counts: NDArray[np.int64]  # (N, K) votes of the estimation draws
+    selected: NDArray[np.int64]  # (N,) classes, by the selection draws
+    ids: NDArray[np.int64]  # (N,)
+    labels: NDArray[np.int64] | None  # (N,)
+    histogram: NDArray[np.int64] | None  # (N, J) scores of the selected class
+    mean: NDArray[np.float64] | None  # (N,)
+
+    @property
+    def votes(self) -> NDArray[np.int64]:
+        """(N,) votes of the selected class."""
+        return self.counts[np.arange(len(self.counts)), self.selected]
 
 
-@contextmanager
-def _frozen(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every submodule's own mode comes back, also after an error."""
-    torch = _require_torch()
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _of_part(sampler: Sampler, part: Part, n0: int, n: int, score_bins: int | None) -> _Found:
+    """Draws 0 to n0 - 1 select, the next n estimate: the two never mix."""
+    selected = sampler.gather(part.images, part.ids, 0, n0).counts.argmax(axis=1)
+    if score_bins is None:
+        fresh = sampler.gather(part.images, part.ids, n0, n)
+    else:
+        fresh = sampler.gather(part.images, part.ids, n0, n, selected, score_bins)
+    return _Found(fresh.counts, selected, part.ids, part.labels, fresh.histogram, fresh.mean)
+
+
+def _joined(found: list[_Found]) -> _Found:
+    def column(name: str) -> Any:
+        pieces = [getattr(one, name) for one in found]
+        return None if pieces[0] is None else np.concatenate(pieces)
+
+    return _Found(*map(column, ("counts", "selected", "ids", "labels", "histogram", "mean")))
 
 
 def _require_torch() -> Any:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from certcal_ext import _check, _tensors
 from certcal_ext._load import core
 from certcal_ext._threads import num_threads
@@ -101,8 +103,10 @@ class ScoreHistogram:
     def means(self) -> Any:
         """(B,) float64: the mean score of each sample (NaN without draws)."""
         draws = self.counts.sum(1)
-        high, low = self.sums[:, 0], self.sums[:, 1]
-        return (high * 2.0**-26 + low * 2.0**-52) / draws
+        # A float32 would be made of a tensor of integers otherwise.
+        sums = self.sums.double() if _tensors.is_tensor(self.sums) else self.sums.astype("float64")
+        with np.errstate(invalid="ignore"):
+            return (sums[:, 0] * 2.0**-26 + sums[:, 1] * 2.0**-52) / draws
 
 
 def score_histogram(logits: Any, classes: Any = None, bins: int = 100) -> ScoreHistogram:
@@ -145,14 +149,19 @@ def score_histogram(logits: Any, classes: Any = None, bins: int = 100) -> ScoreH
     counts = _tensors.zeros_like_place(array, (batch, count), "int64")
     sums = _tensors.zeros_like_place(array, (batch, 2), "int64")
     faults = _tensors.zeros_like_place(array, (2,), "int64")
-    core.score_histogram(
-        array,
-        chosen,
-        counts,
-        sums,
-        faults,
-        threads=num_threads(),
-        stream=_tensors.current_stream(array),
-    )
+    write_scores(array, chosen, counts, sums, faults)
     _raise_on_faults(faults, batch * draws)
     return ScoreHistogram(_tensors.handed_back(counts, given), _tensors.handed_back(sums, given))
+
+
+def write_scores(logits: Any, classes: Any, histogram: Any, sums: Any, faults: Any) -> None:
+    """The same without checks, added to ``histogram``, ``sums`` and ``faults``; see ``_core.score_histogram``."""
+    core.score_histogram(
+        _tensors.handed_over(logits),
+        _tensors.handed_over(classes),
+        _tensors.handed_over(histogram),
+        _tensors.handed_over(sums),
+        _tensors.handed_over(faults),
+        threads=num_threads(),
+        stream=_tensors.current_stream(logits),
+    )

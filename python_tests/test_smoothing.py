@@ -5,20 +5,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from models import BatchSensitive, mlp
+from models import mlp
 from numpy.typing import NDArray
+from sampled_models import Computed
 from torch.utils.data import DataLoader, TensorDataset
 
 import certcal_ext as cc
-from certcal_ext.sampling import VoteSampler
-from certcal_ext.smoothing import model_fingerprint
+from certcal_ext.model_state import model_fingerprint
+from certcal_ext.stopping import Stopping
 
 IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0])
@@ -34,10 +34,6 @@ def smoothed(seed: int = 0) -> cc.SmoothedClassifier:
 def votes_of(certificates: cc.Certificates) -> NDArray[np.int64]:
     result: NDArray[np.int64] = certificates.table["votes"].to_numpy()
     return result
-
-
-def sampler(model: torch.nn.Module, batch_size: int) -> VoteSampler:
-    return VoteSampler(model.eval(), 4, SIGMA, 0, batch_size)
 
 
 def test_counts_are_the_votes_of_the_replayed_draws() -> None:
@@ -69,68 +65,6 @@ def test_counts_do_not_depend_on_batch_size_or_threads(batch_size: int, threads:
     finally:
         torch.set_num_threads(before)
     assert certificates.table.equals(expected.table)
-
-
-def test_a_model_that_rounds_differently_in_each_batch_still_gives_the_same_counts() -> None:
-    model = BatchSensitive(mlp(48, 4, seed=3))
-    ids = np.arange(9)
-    with torch.inference_mode():
-        alone = sampler(model, 1).counts(IMAGES, ids, 0, 3000)
-        for batch_size in (7, 64, 1000):
-            np.testing.assert_array_equal(
-                sampler(model, batch_size).counts(IMAGES, ids, 0, 3000), alone
-            )
-
-
-class Hungry(torch.nn.Module):
-    """Runs out of memory above some number of images, as a GPU or the CPU's allocator would say it."""
-
-    def __init__(self, inner: torch.nn.Module, most: int, error: RuntimeError) -> None:
-        super().__init__()
-        self.inner, self.most, self.error = inner, most, error
-        self.seen: list[int] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.append(len(x))
-        if len(x) > self.most:
-            raise self.error
-        result: torch.Tensor = self.inner(x)
-        return result
-
-
-@pytest.mark.parametrize("most", [1, 10, 100])
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
-    ],
-)
-def test_out_of_memory_halves_the_batch_with_the_same_counts(
-    most: int, error: RuntimeError
-) -> None:
-    ids = np.arange(9)
-    with torch.inference_mode():
-        expected = sampler(mlp(48, 4, seed=3), 256).counts(IMAGES, ids, 5, 70)
-        hungry = Hungry(mlp(48, 4, seed=3), most, error)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            counts = sampler(hungry, 256).counts(IMAGES, ids, 5, 70)
-    assert "out of memory with 210 images in a pass, going on with 105" in str(said[0].message)
-    np.testing.assert_array_equal(counts, expected)
-    assert (
-        sum(size > most for size in hungry.seen) <= 9
-    )  # once for each halving, not for each batch
-
-
-@pytest.mark.filterwarnings("ignore:.*out of memory.*:UserWarning")
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("shapes differ")]
-)
-def test_one_image_that_does_not_fit_and_other_errors_are_raised(error: RuntimeError) -> None:
-    hungry = Hungry(mlp(48, 4, seed=3), 0, error)
-    with torch.inference_mode(), pytest.raises(RuntimeError, match=str(error)):
-        sampler(hungry, 8).counts(IMAGES, np.arange(9), 0, 20)
 
 
 def test_a_fresh_process_counts_the_same() -> None:
@@ -187,6 +121,40 @@ def test_the_model_and_the_random_state_come_back_as_they_were(failing: bool) ->
     assert all(p.grad is None and p.requires_grad for p in smooth.model.parameters())
 
 
+def test_scores_of_the_selected_class_are_certified() -> None:
+    """The class, its votes and the draws are those of the certificate by votes."""
+    n0, n, bins = 20, 300, 50
+    smooth = smoothed(seed=5)
+    certificates = smooth.certify(
+        IMAGES, LABELS, n0=n0, n=n, confidence="scores", score_bins=bins, batch_size=100
+    )
+    by_votes = smooth.certify(IMAGES, LABELS, n0=n0, n=n)
+    for column in ("index", "label", "predicted", "correct", "votes", "n"):
+        assert certificates.table[column].equals(by_votes.table[column])
+    with torch.no_grad():
+        fresh = cc.add_noise(IMAGES, SIGMA, seed=5, draws=range(n0, n0 + n)).flatten(0, 1)
+        scores = smooth.model.eval()(fresh).double().softmax(1).view(9, n, 4).numpy()
+    of_class = scores[np.arange(9), :, certificates.table["predicted"].to_numpy()]
+    # 2^-20: the polynomial exponential in float32; 2^-20 again: logits of other batches.
+    np.testing.assert_allclose(
+        certificates.table["confidence"], of_class.mean(axis=1), atol=2.0**-19
+    )
+    assert np.array(certificates.table["scores"].to_pylist()).shape == (9, bins)
+    assert certificates.provenance.kind == "scores"
+    assert certificates.provenance.n0 == n0
+
+
+def test_votes_of_all_classes_are_kept_on_request() -> None:
+    kept = smoothed().certify(IMAGES, LABELS, n0=10, n=200, keep_counts=True)
+    counts = np.array(kept.table["counts"].to_pylist())
+    assert (counts.sum(axis=1) == 200).all()
+    np.testing.assert_array_equal(
+        counts[np.arange(9), kept.table["predicted"].to_numpy()], votes_of(kept)
+    )
+    runner_up = smoothed().certify(IMAGES, LABELS, n0=10, n=200, runner_up=True)
+    assert runner_up.table["runner_up_upper"].null_count == 0
+
+
 def test_without_labels_metrics_say_so() -> None:
     certificates = smoothed().certify(IMAGES, n0=10, n=200)
     assert len(certificates.at(0.0).lower) == int((~certificates.abstained).sum())
@@ -200,39 +168,6 @@ def test_double_and_half_precision_models() -> None:
         certificates = smooth.certify(IMAGES, LABELS, n0=10, n=100)
         assert certificates.provenance.precision == name
         assert (votes_of(certificates) <= 100).all()
-
-
-class Recorder(torch.nn.Module):
-    """Keeps what it is called with."""
-
-    def __init__(self, inner: torch.nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.inputs: list[torch.Tensor] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.inputs.append(x.clone(memory_format=torch.preserve_format))
-        result: torch.Tensor = self.inner(x)
-        return result
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_model_gets_the_float32_noise_converted_in_the_layout_of_the_images(
-    dtype: torch.dtype, layout: torch.memory_format
-) -> None:
-    model = Recorder(mlp(48, 4, seed=3).to(dtype))
-    images = IMAGES.contiguous(memory_format=layout)
-    with torch.inference_mode():
-        counts = sampler(model, 1000).counts(images, np.arange(9), 5, 40)
-        first = model.inputs[0]
-        expected = cc.add_noise(IMAGES, SIGMA, draws=range(5, 45)).flatten(0, 1).to(dtype)
-        assert first.dtype == dtype
-        assert torch.equal(first, expected)
-        assert all(x.is_contiguous(memory_format=layout) for x in model.inputs)
-        # What was counted before noise was drawn in the model's dtype.
-        votes = cc.count_votes(model.inner(expected).view(9, 40, 4))
-    np.testing.assert_array_equal(counts, votes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -287,13 +222,97 @@ def test_more_abstentions_than_certificates_warn_with_the_best_radius() -> None:
         smooth.certify(IMAGES, LABELS, n0=10, n=8, alpha=1e-3)
 
 
-class Wrong(torch.nn.Module):
-    def __init__(self, output: Any) -> None:
-        super().__init__()
-        self.output = output
+class TestAdaptive:
+    RULES = Stopping(radii=(0.05, 0.1), n_max=2000, n_min=50, planning=100)
 
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.output(x)
+    def test_its_draws_are_those_of_certify(self) -> None:
+        smooth = smoothed(seed=5)
+        smooth.model.train()
+        seen: list[int] = []
+        certificates = smooth.certify_adaptive(
+            IMAGES, LABELS, self.RULES, n0=20, progress=lambda done, total: seen.append(done)
+        )
+        assert smooth.model.training
+        table = certificates.table
+        n, votes = table["n"].to_numpy(), votes_of(certificates)
+        n = np.where(
+            n < self.RULES.n_min, 0, n
+        )  # a sample without estimation draws has 0 votes of 1
+        assert n.any()
+        assert seen[-1] == n.sum() + 9 * self.RULES.planning
+        with smooth.selecting(IMAGES, n0=20) as chosen:
+            np.testing.assert_array_equal(table["predicted"], chosen.classes)
+            for row in range(9):
+                again = chosen.source.votes([row], 120, int(n[row]))
+                assert votes[row] == again[0]
+        assert certificates.provenance.n0 == 20
+        assert certificates.provenance.model_hash == model_fingerprint(smooth.model)
+
+    def test_without_labels_and_with_ids(self) -> None:
+        whole = smoothed().certify_adaptive(IMAGES, None, self.RULES, n0=10, sample_ids=range(9))
+        assert whole.table["correct"].null_count == 9
+        assert whole.table["index"].to_pylist() == list(range(9))
+
+    @pytest.mark.parametrize(
+        ("change", "kind", "message"),
+        [
+            ({"stopping": None}, TypeError, "stopping: expected a Stopping, got NoneType"),
+            ({"alpha": 0.0}, ValueError, "alpha"),
+            ({"n0": 0}, ValueError, "n0"),
+            ({"labels": LABELS + 1}, ValueError, "labels: expected values"),
+            ({"images": 3}, (TypeError, ValueError), "images"),
+        ],
+    )
+    def test_bad_input(self, change: dict[str, Any], kind: Any, message: str) -> None:
+        arguments = {"images": IMAGES, "labels": LABELS, "stopping": self.RULES, **change}
+        with pytest.raises(kind, match=message):
+            smoothed().certify_adaptive(**arguments)
+
+
+class TestSelecting:
+    def test_classes_and_votes_are_those_of_certify(self) -> None:
+        smooth = smoothed(seed=5)
+        expected = smooth.certify(IMAGES, LABELS, n0=20, n=300)
+        smooth.model.train()
+        with smooth.selecting(IMAGES, LABELS, n0=20) as chosen:
+            assert not smooth.model.training
+            votes = chosen.source.votes(range(9), 20, 100)
+            later = chosen.source.votes(range(8), 120, 200)
+        assert smooth.model.training
+        np.testing.assert_array_equal(chosen.classes, expected.table["predicted"])
+        np.testing.assert_array_equal(chosen.labels, LABELS)
+        np.testing.assert_array_equal(chosen.ids, np.arange(9))
+        np.testing.assert_array_equal(votes[:8] + later, votes_of(expected)[:8])
+
+    def test_sample_ids_name_the_draws(self) -> None:
+        expected = smoothed().certify(IMAGES[3:], n0=10, n=50, sample_ids=range(3, 9))
+        with smoothed().selecting(IMAGES[3:], n0=10, sample_ids=range(3, 9)) as chosen:
+            votes = chosen.source.votes(range(6), 10, 50)
+        np.testing.assert_array_equal(votes, votes_of(expected))
+        assert len(chosen.source) == 6
+
+    def test_the_mode_comes_back_after_an_error(self) -> None:
+        smooth = smoothed()
+        smooth.model.train()
+        with pytest.raises(ValueError, match="rows"), smooth.selecting(IMAGES, n0=10) as chosen:
+            chosen.source.votes([9], 10, 1)
+        assert smooth.model.training
+
+    @pytest.mark.parametrize(
+        ("change", "kind", "message"),
+        [
+            ({"n0": 0}, ValueError, "n0"),
+            ({"batch_size": 0}, ValueError, "batch_size"),
+            ({"labels": LABELS[:3]}, ValueError, "labels: expected 9 entries"),
+            ({"sample_ids": [1, 2]}, ValueError, "sample_ids: expected one entry an image"),
+            ({"sample_ids": range(10)}, ValueError, "sample_ids: expected 9 entries"),
+            ({"images": IMAGES.double()}, TypeError, "images: expected float32"),
+        ],
+    )
+    def test_bad_input(self, change: dict[str, Any], kind: type[Exception], message: str) -> None:
+        arguments: dict[str, Any] = {"images": IMAGES, "labels": LABELS, "n0": 5, **change}
+        with pytest.raises(kind, match=message), smoothed().selecting(**arguments):
+            pass
 
 
 class TestBadInput:
@@ -345,6 +364,11 @@ class TestBadInput:
             ({"sample_ids": [1, 2]}, ValueError, "sample_ids: expected one entry an image"),
             ({"sample_ids": [-1] * 9}, ValueError, "sample_ids: expected at least 0"),
             ({"sample_ids": range(10)}, ValueError, "sample_ids: expected 9 entries"),
+            ({"confidence": "logits"}, ValueError, 'confidence: expected "votes" or "scores", got'),
+            ({"confidence": "scores", "score_bins": 0}, ValueError, "score_bins"),
+            ({"confidence": "scores", "score_bins": 9.5}, TypeError, "score_bins"),
+            ({"confidence": "scores", "keep_counts": True}, ValueError, "keep_counts: expected"),
+            ({"confidence": "scores", "runner_up": True}, ValueError, "runner_up: expected False"),
             ({"progress": 3}, TypeError, "progress: expected True, False or a function"),
         ],
     )
@@ -383,7 +407,7 @@ class TestBadInput:
         ],
     )
     def test_model_outputs(self, output: Any, kind: type[Exception], message: str) -> None:
-        smooth = cc.SmoothedClassifier(Wrong(output), num_classes=4, sigma=SIGMA)
+        smooth = cc.SmoothedClassifier(Computed(output), num_classes=4, sigma=SIGMA)
         with pytest.raises(kind, match=message):
             smooth.certify(IMAGES, LABELS, n0=5, n=20)
 

@@ -118,6 +118,15 @@ def test_histograms_add_over_draws_and_do_not_depend_on_threads_or_class_order()
     assert torch.equal(turned.sums, whole.sums)
 
 
+def test_means_of_tensors_are_those_of_arrays_in_double_precision() -> None:
+    logits = np.random.default_rng(2).normal(size=(3, 1000, 5)).astype(np.float32)
+    of_tensor = cc.score_histogram(torch.from_numpy(logits)).means()
+    of_array = cc.score_histogram(logits).means()
+    assert of_tensor.dtype == torch.float64
+    np.testing.assert_array_equal(of_tensor.numpy(), of_array)
+    assert np.isnan(cc.score_histogram(logits[:, :0].copy()).means()).all()
+
+
 def test_a_sure_score_lies_in_the_last_bin() -> None:
     histogram = cc.score_histogram(np.array([[[1000.0, 0.0]]]), bins=5)
     assert histogram.counts.tolist() == [[0, 0, 0, 0, 1]]
