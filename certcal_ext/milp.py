@@ -1,23 +1,51 @@
 # SPDX-License-Identifier: MIT
-"""The certified ECE as a mixed-integer program for HiGHS: a referee of the recursion.
+"""The certified ECE as a mixed-integer program for HiGHS: a referee of the recursion, and more.
 
-It shares no code with the recursion beyond the checks of the arguments, and it is what problems
-with further linear constraints start from.
+As a referee it shares no code with the recursion beyond the checks of the arguments: the bound is
+HiGHS's own, and the recursion's solution at most starts its search. It also solves what the
+recursion cannot express: few attacked samples, bins that the attack itself forms, and linear
+constraints.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext.metrics import certified_ece
+from certcal_ext.milp_points import Point, found_point, plain_points, recursion_points
+from certcal_ext.milp_program import Problem, pieces_of, program_of
+from certcal_ext.milp_solver import (
+    TIMED_OUT,
+    Lines,
+    Outcome,
+    Watch,
+    import_highspy,
+    maximise,
+)
 
-#: HiGHS's smallest permitted tolerance for rows, reduced costs and integrality.
-_TOLERANCE = 1e-10
+__all__ = ["CertifiedEceMilp", "LinearConstraint", "certified_ece_milp"]
+
+
+@dataclass(frozen=True)
+class LinearConstraint:
+    """``lower <= sum_n coefficients[n] z_n <= upper`` for the confidences z.
+
+    Attributes:
+        coefficients: (N,) finite numbers, not all 0.
+        lower: least value; -inf for none.
+        upper: largest value; inf for none.
+    """
+
+    coefficients: Any
+    lower: float = -np.inf
+    upper: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -26,14 +54,17 @@ class CertifiedEceMilp:
 
     Attributes:
         bound: the certificate: HiGHS's dual bound, widened by what its tolerances allow, at most 1.
-            No confidences inside the intervals have a higher ECE, whether or not the solver
+            No confidences that the arguments allow have a higher ECE, whether or not the solver
             finished.
         incumbent: the ECE of the worst confidences found (a supremum: open edges are approached);
-            at most ``bound``.
+            at most ``bound``. With linear constraints an edge counts as part of both its bins.
         optimal: whether the solver finished, so that ``bound`` and ``incumbent`` agree to its
             tolerances.
-        status: HiGHS's own words, for example ``"Optimal"`` or ``"Time limit reached"``.
+        status: HiGHS's own words: ``"Optimal"``, ``"Time limit reached"``, or ``"Interrupted by
+            user"`` after Ctrl-C.
         seconds: wall time of building and solving.
+        worst_confidence: (N,) confidences that reach ``incumbent``, to 1e-9; they satisfy linear
+            constraints to 1e-9 of the largest coefficient. None if no feasible ones were found.
     """
 
     bound: float
@@ -41,27 +72,12 @@ class CertifiedEceMilp:
     optimal: bool
     status: str
     seconds: float
+    worst_confidence: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
-
-@dataclass(frozen=True)
-class _Reach:
-    """The (sample, bin) pairs in which a confidence can lie, those of a sample side by side.
-
-    Attributes:
-        sample: (P,) the sample.
-        bin: (P,) the bin.
-        low: (P,) least confidence of the sample in the closure of the bin.
-        high: (P,) largest one.
-        right: (P,) 1.0 where the sample is right, else 0.0.
-        only: (P,) whether it is the only bin that the sample reaches.
-    """
-
-    sample: NDArray[np.int64]
-    bin: NDArray[np.int64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    right: NDArray[np.float64]
-    only: NDArray[np.bool_]
+    @property
+    def gap(self) -> float:
+        """How far the bound may be above the true worst case: bound - incumbent."""
+        return self.bound - self.incumbent
 
 
 def certified_ece_milp(
@@ -72,209 +88,254 @@ def certified_ece_milp(
     edges: Any = None,
     closed: str = "right",
     time_limit: float | None = None,
+    *,
+    max_attacked: int | None = None,
+    confidence: Any = None,
+    equal_mass: int | None = None,
+    constraints: Iterable[LinearConstraint | Sequence[Any]] | None = None,
+    warm_start: bool = True,
+    progress: bool | Watch = False,
 ) -> CertifiedEceMilp:
     """The worst-case expected calibration error by mixed-integer programming.
 
     The program of Emde et al. (ICLR 2025, ACCE), linearised exactly and solved by branch and bound
-    instead of ADMM. Binary a_nm says that sample n lies in bin m, v_nm in [0, (high_nm - low_nm)
-    a_nm] how far above the least confidence there, and s_m on which side the bin is pushed; with
-    E_m = sum_n (c_n - low_nm) a_nm - v_nm it maximises sum_m t_m under t_m <= E_m + K_m (1 - s_m),
-    t_m <= -E_m + L_m s_m and sum_m a_nm = 1, where K_m and L_m are twice the largest -E_m and E_m
-    that the intervals allow. ``mip_rel_gap`` and ``mip_abs_gap`` are 0.
+    instead of ADMM; ``docs/milp.md`` states it with its extensions. The gap at which HiGHS stops is
+    set to 0. Ctrl-C while it runs stops it, and what it has proved until then is returned with the
+    status ``"Interrupted by user"``; a second Ctrl-C raises KeyboardInterrupt.
 
     Args:
         correct: (N,) booleans or 0/1, whether the prediction is right.
         lower: (N,) lower ends of the certified confidence intervals, in [0, 1].
         upper: (N,) upper ends, each at least its lower end.
-        bins: number M of bins of equal width; not used where ``edges`` is given.
+        bins: number M of bins of equal width; not used where ``edges`` or ``equal_mass`` is given.
         edges: (M + 1,) strictly increasing from 0 to 1.
         closed: which end of a bin belongs to it, as in ``certified_ece``.
-        time_limit: seconds after which the solver stops with a valid, looser bound; None for no
-            limit.
+        time_limit: seconds, building included, after which the solver stops with a valid, looser
+            bound; None for no limit.
+        max_attacked: at most so many samples leave their clean ``confidence``; None for no limit. 0
+            gives the plain ECE of ``confidence``, N gives ``certified_ece``.
+        confidence: (N,) clean confidences, each inside its interval; needed for ``max_attacked``,
+            else only a point to start from.
+        equal_mass: number M of groups that are formed after the attack: the confidences in
+            increasing order, cut into M runs as ``numpy.array_split`` cuts them, the first N mod M
+            of them one longer. Ties are broken in the way that is worst, so the bound holds for
+            every rule. ``edges`` must not be given then, and ``closed`` has no meaning.
+        constraints: ``LinearConstraint`` objects, or (coefficients, lower, upper).
+        warm_start: whether HiGHS starts from the recursion's solution, or for other problems from
+            the best of a few feasible points.
+        progress: True for a line on stderr at most every 2 seconds, or a function called as
+            progress(bound, incumbent, seconds) on the calling thread; an exception that it raises
+            stops the solver and passes through.
 
     Returns:
         ``CertifiedEceMilp``.
 
     Raises:
         ImportError: highspy is not installed.
-        TypeError: an argument is no array of numbers.
+        TypeError: an argument is no array of numbers, or of the wrong kind.
         ValueError: no samples, shapes that differ, bounds that are NaN, unordered or outside [0,
-            1], bad bins, or a time limit that is not above 0.
+            1], bad bins, a time limit that is not above 0, a clean confidence outside its interval
+            or missing, or constraints that no confidences satisfy.
         RuntimeError: HiGHS failed to solve the program.
+
+    Source:
+        Emde et al. (ICLR 2025) for the program; linearisation, extensions and bound: this project.
 
     Example:
         >>> result = certified_ece_milp([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.5], bins=2)
         >>> result.optimal, round(result.bound, 6)
         (True, 0.5)
+        >>> one = certified_ece_milp([1, 0], [0.5, 0.25], [1.0, 0.5], bins=2,
+        ...                          max_attacked=1, confidence=[0.9, 0.4])
+        >>> round(one.bound, 6)
+        0.45
     """
     started = time.perf_counter()
-    right, low, high = _check.some_intervals(correct, lower, upper)
-    _check.require_ordered(low, high)
-    borders = _check.bin_edges(bins, edges)
-    left = _check.closed_left(closed)
-    limit = None if time_limit is None else _check.positive_number("time_limit", time_limit)
-    highspy = _import_highspy()
+    problem = _checked(
+        correct,
+        lower,
+        upper,
+        bins,
+        edges,
+        closed,
+        max_attacked,
+        confidence,
+        equal_mass,
+        constraints,
+    )
+    limit = np.inf if time_limit is None else _check.positive_number("time_limit", time_limit)
+    if not isinstance(warm_start, (bool, np.bool_)):
+        raise TypeError(f"warm_start: expected True or False, got {type(warm_start).__name__}")
+    report = _reporter(progress)
+    highspy = import_highspy()
 
-    reach = _reachable(right, low, high, borders, left)
-    # The class under highspy.Highs, whose constructor prints a banner to standard output before it
-    # can be silenced.
-    solver = highspy._Highs()
-    solver.setOptionValue("output_flag", False)
-    for tolerance in ("primal_feasibility", "dual_feasibility", "mip_feasibility"):
-        solver.setOptionValue(f"{tolerance}_tolerance", _TOLERANCE)
-    solver.setOptionValue("mip_rel_gap", 0.0)
-    solver.setOptionValue("mip_abs_gap", 0.0)
-    if limit is not None:
-        # What building took is off the limit; HiGHS counts from the start of its own run.
-        solver.setOptionValue("time_limit", max(limit - (time.perf_counter() - started), 1e-3))
-    model, slack = _program(highspy, reach, borders.size - 1)
-    if solver.passModel(model) == highspy.HighsStatus.kError:
-        raise RuntimeError("HiGHS refused the program")
-    if solver.run() == highspy.HighsStatus.kError:
-        raise RuntimeError(f"HiGHS failed: {solver.modelStatusToString(solver.getModelStatus())}")
-    status = solver.getModelStatus()
-    optimal = bool(status == highspy.HighsModelStatus.kOptimal)
-    if not optimal and status != highspy.HighsModelStatus.kTimeLimit:
-        raise RuntimeError(f"HiGHS stopped: {solver.modelStatusToString(status)}")
-
-    info = solver.getInfo()
-    # Each sample alone is off by at most 1 - lower (right) or upper (wrong): a bound that needs no
-    # solver.
-    alone = float(np.mean(np.where(right, 1.0 - low, high))) + 1e-12
-    proved = (info.mip_dual_bound + slack) / right.size
-    bound = min(1.0, alone, proved) if np.isfinite(proved) else min(1.0, alone)
-    found = [_attained(reach, _outer_bins(reach, outer), borders.size - 1) for outer in (0, -1)]
-    if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
-        values = np.asarray(solver.getSolution().col_value)[: reach.sample.size]
-        found.append(_attained(reach, _chosen_bins(reach, values), borders.size - 1))
+    samples, deadline = problem.right.size, started + limit
+    ceiling = _simple_bound(problem)
+    pieces = pieces_of(problem)
+    points = plain_points(problem, pieces)
+    if warm_start:
+        points += recursion_points(problem, pieces)
+    best = max(points, key=lambda point: point.total, default=None)
+    outcome, slack = Outcome(np.inf, None, TIMED_OUT), 0.0
+    if time.perf_counter() < deadline:
+        program = program_of(problem, pieces)
+        slack = program.slack
+        start = best.columns(problem, pieces, program) if best and warm_start else None
+        watch = None if report is None else _per_sample(report, samples, slack, ceiling, best)
+        outcome = maximise(highspy, program, start, deadline, watch)
+    if outcome.infeasible:
+        if problem.rows and best is None:
+            raise ValueError("constraints: expected some that confidences can satisfy, got none")
+        raise RuntimeError("HiGHS found no solution where there is one")
+    if outcome.columns is not None:
+        found = found_point(problem, pieces, outcome.columns)
+        if found is not None and (best is None or found.total > best.total):
+            best = found
+    bound = _certificate(outcome.bound + slack, samples, ceiling, best)
     return CertifiedEceMilp(
         bound=bound,
-        incumbent=min(max(found) / right.size, bound),
-        optimal=optimal,
-        status=solver.modelStatusToString(status),
+        incumbent=0.0 if best is None else min(best.total / samples, bound),
+        optimal=outcome.optimal,
+        status=outcome.status,
         seconds=time.perf_counter() - started,
+        worst_confidence=None if best is None else best.inside_bins(problem, pieces),
     )
 
 
-def _import_highspy() -> Any:
-    try:
-        import highspy
-    except ImportError as error:
-        raise ImportError(
-            'certified_ece_milp needs highspy: pip install "certcal_ext[milp]"'
-        ) from error
-    return highspy
+def _certificate(proved: float, samples: int, ceiling: float, best: Point | None) -> float:
+    """The smaller of two bounds on the ECE, each valid by itself."""
+    if np.isfinite(proved):
+        # HiGHS versions are known that report a wrong bound when presolve alone solves a
+        # maximisation.
+        if best is not None and best.total > proved + 1e-6 * samples:
+            raise RuntimeError(
+                f"HiGHS claims that no ECE is above {proved / samples}, but "
+                f"{best.total / samples} is reached; is highspy up to date?"
+            )
+        # One float up for the division.
+        return min(ceiling, float(np.nextafter(proved / samples, 2.0)))
+    return ceiling
 
 
-def _reachable(
-    right: NDArray[np.uint8],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    edges: NDArray[np.float64],
-    left: bool,
-) -> _Reach:
-    side: Literal["left", "right"] = "right" if left else "left"
-    inner = edges[1:-1]
-    first = np.searchsorted(inner, low, side)
-    last = np.searchsorted(inner, high, side)
-    width = last - first + 1
-    sample = np.repeat(np.arange(right.size), width)
-    start = np.cumsum(width) - width
-    at = np.arange(sample.size) - start[sample] + first[sample]
-    return _Reach(
-        sample=sample,
-        bin=at,
-        low=np.maximum(low[sample], edges[at]),
-        high=np.minimum(high[sample], edges[at + 1]),
-        right=right[sample].astype(np.float64),
-        only=(width == 1)[sample],
-    )
+def _simple_bound(problem: Problem) -> float:
+    """A bound that needs no solver.
 
-
-def _program(highspy: Any, reach: _Reach, bins: int) -> tuple[Any, float]:
-    """The program and the error of its dual bound, both in units of N times the ECE.
-
-    Columns: a (P), v (P), s (M), t (M). Rows: v <= (high - low) a (P), one bin a sample (N), t <= E
-    + K (1 - s) (M), t <= -E + L s (M).
+    Each sample alone is off by at most 1 - lower (right) or upper (wrong). A problem that only adds
+    limits to that of ``certified_ece`` has no larger worst case; without limits the recursion stays
+    out, for then this is its referee.
     """
-    pairs, samples = reach.sample.size, int(reach.sample[-1]) + 1
-    span = reach.high - reach.low
-    # The largest E_m and -E_m: a sample that must be in the bin counts whatever its sign, another
-    # one only where it helps.
-    most = reach.right - reach.low
-    least = reach.high - reach.right
-    largest = np.bincount(reach.bin, np.where(reach.only, most, np.maximum(most, 0)), bins)
-    largest_negative = np.bincount(
-        reach.bin, np.where(reach.only, least, np.maximum(least, 0)), bins
-    )
-    big_plus, big_minus = 2 * np.maximum(largest_negative, 0), 2 * np.maximum(largest, 0)
-    ceiling = np.maximum(np.maximum(largest, largest_negative), 0)
-
-    pair, bin_ = np.arange(pairs), np.arange(bins)
-    a, v, s, t = pair, pairs + pair, 2 * pairs + bin_, 2 * pairs + bins + bin_
-    link, choose = pair, pairs + reach.sample
-    plus, minus = pairs + samples + bin_, pairs + samples + bins + bin_
-    entries = [
-        (link, v, np.ones(pairs)),
-        (link, a, -span),
-        (choose, a, np.ones(pairs)),
-        (plus[reach.bin], a, -most),  # t - E + K s <= K
-        (plus[reach.bin], v, np.ones(pairs)),
-        (plus, t, np.ones(bins)),
-        (plus, s, big_plus),
-        (minus[reach.bin], a, most),  # t + E - L s <= 0
-        (minus[reach.bin], v, -np.ones(pairs)),
-        (minus, t, np.ones(bins)),
-        (minus, s, -big_minus),
-    ]
-    row, column, value = (np.concatenate(part) for part in zip(*entries, strict=True))
-    order = np.lexsort((row, column))
-    columns, rows = 2 * pairs + 2 * bins, pairs + samples + 2 * bins
-
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = columns, rows
-    lp.sense_ = highspy.ObjSense.kMaximize
-    lp.col_cost_ = np.r_[np.zeros(2 * pairs + bins), np.ones(bins)]
-    lp.col_lower_ = np.r_[reach.only.astype(np.float64), np.zeros(pairs + 2 * bins)]
-    lp.col_upper_ = np.r_[np.ones(pairs), span, np.ones(bins), ceiling]
-    lp.row_lower_ = np.r_[np.full(pairs, -np.inf), np.ones(samples), np.full(2 * bins, -np.inf)]
-    lp.row_upper_ = np.r_[np.zeros(pairs), np.ones(samples), big_plus, np.zeros(bins)]
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    lp.a_matrix_.start_ = np.r_[0, np.cumsum(np.bincount(column, minlength=columns))].astype(
-        np.int32
-    )
-    lp.a_matrix_.index_ = row[order].astype(np.int32)
-    lp.a_matrix_.value_ = value[order]
-    integer, continuous = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
-    lp.integrality_ = (
-        [integer] * pairs + [continuous] * pairs + [integer] * bins + [continuous] * bins
-    )
-    # Any prices y give the valid bound y'b + sum_j max over the range of column j of (cost - A'y)_j
-    # x_j, and HiGHS's own differs from it by at most its tolerance on a reduced cost times the
-    # range of each column.
-    slack = _TOLERANCE * (pairs + float(span.sum()) + bins + float(ceiling.sum()))
-    return lp, slack
+    right, low, high = problem.right, problem.low, problem.high
+    alone = min(1.0, float(np.mean(np.where(right == 1, 1.0 - low, high))) + 1e-12)
+    if not problem.relaxes:
+        return alone
+    closed = "left" if problem.left else "right"
+    return min(alone, certified_ece(right, low, high, edges=problem.edges, closed=closed).value)
 
 
-def _outer_bins(reach: _Reach, which: int) -> NDArray[np.bool_]:
-    """Chooses each sample's first (0) or last (-1) bin."""
-    starts: NDArray[np.bool_] = np.r_[True, reach.sample[1:] != reach.sample[:-1]]
-    ends: NDArray[np.bool_] = np.r_[starts[1:], True]
-    return starts if which == 0 else ends
+def _per_sample(
+    report: Watch, samples: int, slack: float, ceiling: float, best: Point | None
+) -> Watch:
+    least = 0.0 if best is None else best.total / samples
+
+    def watch(bound: float, incumbent: float, seconds: float) -> None:
+        shown = min(ceiling, (bound + slack) / samples)
+        report(shown, min(shown, max(least, incumbent / samples)), seconds)
+
+    return watch
 
 
-def _chosen_bins(reach: _Reach, a: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Chooses for each sample the bin whose binary is largest, so exactly one."""
-    order = np.lexsort((-a, reach.sample))
-    first = np.r_[True, np.diff(reach.sample[order]) != 0]
-    chosen = np.zeros(a.size, np.bool_)
-    chosen[order[first]] = True
-    return chosen
+def _reporter(progress: Any) -> Watch | None:
+    if callable(progress):
+        return progress  # type: ignore[no-any-return]
+    if not isinstance(progress, (bool, np.bool_)):
+        raise TypeError(
+            f"progress: expected True, False or a function, got {type(progress).__name__}"
+        )
+    return Lines() if progress else None
 
 
-def _attained(reach: _Reach, chosen: NDArray[np.bool_], bins: int) -> float:
-    """N times the supremum of the ECE when each sample stays in its chosen bin."""
-    at, right = reach.bin[chosen], reach.right[chosen]
-    largest = np.bincount(at, right - reach.low[chosen], bins)
-    smallest = np.bincount(at, right - reach.high[chosen], bins)
-    return float(np.maximum(largest, -smallest).sum())
+def _checked(
+    correct: Any,
+    lower: Any,
+    upper: Any,
+    bins: Any,
+    edges: Any,
+    closed: Any,
+    max_attacked: Any,
+    confidence: Any,
+    equal_mass: Any,
+    constraints: Any,
+) -> Problem:
+    right, low, high = _check.some_intervals(correct, lower, upper)
+    _check.require_ordered(low, high)
+    left = _check.closed_left(closed)
+    sizes = None
+    if equal_mass is not None:
+        if edges is not None:
+            raise ValueError("edges: expected None with equal_mass, which forms its own groups")
+        groups = _check.whole_number("equal_mass", equal_mass, 1, right.size)
+        base, longer = divmod(right.size, groups)
+        sizes = np.full(groups, base, np.int64)
+        sizes[:longer] += 1
+    clean = None
+    if confidence is not None:
+        clean = _check.float_vector("confidence", confidence, right.size)
+        good = (low <= clean) & (clean <= high)
+        if not good.all():
+            row = int(np.argmin(good))
+            raise ValueError(
+                f"confidence: expected values in [lower, upper] = [{low[row]}, {high[row]}], got "
+                f"{clean[row]} in row {row}"
+            )
+    attacked = None
+    if max_attacked is not None:
+        attacked = _check.whole_number("max_attacked", max_attacked, 0, right.size)
+        if clean is None:
+            raise ValueError("confidence: expected the clean values with max_attacked, got None")
+        if attacked == right.size:
+            attacked = None
+    borders = _check.bin_edges(bins if equal_mass is None else 1, edges)
+    rows = _scaled_rows(constraints, right.size)
+    return Problem(right, low, high, borders, left, sizes, clean, attacked, rows)
+
+
+def _scaled_rows(
+    constraints: Any, samples: int
+) -> tuple[tuple[NDArray[np.float64], float, float], ...]:
+    if constraints is None:
+        return ()
+    if isinstance(constraints, LinearConstraint) or not isinstance(constraints, Iterable):
+        raise TypeError(
+            f"constraints: expected a list of LinearConstraint, got {type(constraints).__name__}"
+        )
+    rows: list[tuple[NDArray[np.float64], float, float]] = []
+    for at, given in enumerate(constraints):
+        name = f"constraints[{at}]"
+        if isinstance(given, LinearConstraint):
+            parts: tuple[Any, ...] = (given.coefficients, given.lower, given.upper)
+        elif isinstance(given, (tuple, list)) and len(given) == 3:
+            parts = tuple(given)
+        else:
+            raise TypeError(
+                f"{name}: expected a LinearConstraint or (coefficients, lower, upper), got "
+                f"{type(given).__name__}"
+            )
+        coefficients = _check.float_vector(f"{name}.coefficients", parts[0], samples)
+        if not np.isfinite(coefficients).all() or not coefficients.any():
+            raise ValueError(f"{name}.coefficients: expected finite numbers, not all 0")
+        ends = []
+        for word, end in zip(("lower", "upper"), parts[1:], strict=True):
+            value = float(end) if end in (np.inf, -np.inf) else _check.real_number(name, end)
+            ends.append(value)
+            if value == (np.inf if word == "lower" else -np.inf):
+                raise ValueError(f"{name}.{word}: expected a number that can be met, got {value}")
+        if ends[0] > ends[1]:
+            raise ValueError(f"{name}: expected lower <= upper, got {ends[0]} and {ends[1]}")
+        # A power of two changes no digit. No sum is beyond N then, so ends need not be either.
+        shift = -int(np.frexp(np.abs(coefficients).max())[1])
+        with np.errstate(over="ignore", under="ignore"):
+            least = min(float(np.ldexp(ends[0], shift)), samples + 1.0)
+            most = max(float(np.ldexp(ends[1], shift)), -samples - 1.0)
+            scaled = np.ldexp(coefficients, shift).astype(np.float64)
+        rows.append((scaled, least, most))
+    return tuple(rows)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from certcal_ext.certificates import Certificates
     from certcal_ext.datasets import ImageData
     from certcal_ext.smoothing import SmoothedClassifier
+    from certcal_ext.stopping import Stopping
 
 _CLEAN_IMAGES = 512
 _PROBE_SECONDS = 0.25
@@ -169,6 +170,7 @@ def run_certify(
     rows: slice,
     options: dict[str, Any],
     show: Report | None = None,
+    rules: Stopping | None = None,
 ) -> Certificates:
     """The certificates of some rows.
 
@@ -176,7 +178,8 @@ def run_certify(
         smooth: the classifier.
         images: the images; their ids are the sample ids of the noise.
         rows: which of them.
-        options: n0, n, alpha and batch_size.
+        options: n0, n, alpha, batch_size and what else ``SmoothedClassifier.certify`` takes.
+        rules: of stopping early, whose largest number of draws then counts and not n.
         show: called with the draws done and the draws in all; None for a trial run, whose warnings
             are no news.
 
@@ -192,14 +195,16 @@ def run_certify(
     with warnings.catch_warnings():
         if show is None:
             warnings.simplefilter("ignore")
+        named: dict[str, Any] = {
+            "sample_ids": torch.from_numpy(images.ids[rows]),
+            "progress": False if show is None else show,
+        }
+        pixels = torch.from_numpy(images.images[rows])
         try:
-            return smooth.certify(
-                torch.from_numpy(images.images[rows]),
-                labels,
-                sample_ids=torch.from_numpy(images.ids[rows]),
-                progress=False if show is None else show,
-                **options,
-            )
+            if rules is None:
+                return smooth.certify(pixels, labels, **named, **options)
+            named |= {name: options[name] for name in ("n0", "alpha", "batch_size")}
+            return smooth.certify_adaptive(pixels, labels, rules, **named)
         except RuntimeError as error:
             hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
             raise ValueError(

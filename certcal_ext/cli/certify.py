@@ -16,6 +16,7 @@ from certcal_ext.cli._preflight import check_clean, estimate_run, run_certify, t
 if TYPE_CHECKING:
     from certcal_ext.certificates import Certificates
     from certcal_ext.datasets import ImageData
+    from certcal_ext.stopping import Stopping
 
 EXAMPLES = _common.examples(
     (
@@ -28,6 +29,14 @@ EXAMPLES = _common.examples(
         "certcal certify --model net:Net --weights net.pt --data t10k-images-idx3-ubyte.gz "
         "--sigma 0.5 "
         "--n 100000 --out certificates.parquet --report report.html",
+    ),
+    (
+        "Mean softmax scores as confidence, with the votes of all classes kept",
+        "certcal certify --model net:Net --data test.npz --sigma 0.25 --confidence scores",
+    ),
+    (
+        "As many draws for each image as radii 0.125 and 0.25 need, 100,000 at most",
+        "certcal certify --model net:Net --data test.npz --sigma 0.25 --n 100000 --stop-radii 0.125,0.25",
     ),
     (
         "Only say how long it would take",
@@ -83,6 +92,44 @@ def certify(
     alpha: Annotated[
         float, typer.Option(help="Largest probability that an image's interval fails.")
     ] = 1e-3,
+    confidence: Annotated[
+        str,
+        typer.Option(
+            help="votes: how often the class wins; scores: its mean softmax score, certified by the "
+            "distribution of the scores."
+        ),
+    ] = "votes",
+    score_interval: Annotated[
+        str,
+        typer.Option(
+            help="With scores: cdf, or an interval of the mean alone: betting, bernstein, hoeffding."
+        ),
+    ] = "cdf",
+    runner_up: Annotated[
+        bool,
+        typer.Option(
+            "--runner-up", help="Certify by the votes of the two best classes (a tenth of alpha)."
+        ),
+    ] = False,
+    keep_counts: Annotated[
+        bool,
+        typer.Option("--keep-counts", help="Keep the votes of all classes (class-wise metrics)."),
+    ] = False,
+    stop_radii: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop each image once these radii are decided and the metrics there are near what "
+            "--n draws would give.",
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="With --stop-radii: how near, in ECE and Brier score.")
+    ] = 0.003,
+    max_draws: Annotated[
+        float | None,
+        typer.Option(help="With --stop-radii: most draws an image on average.", show_default=False),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(help="Noisy images a forward pass; does not change the result.")
     ] = 1024,
@@ -139,13 +186,20 @@ def certify(
         network, where = to_device(load_model(model, weights), device)
         classes = check_clean(network, images, where, num_classes)
         smooth = SmoothedClassifier(network, num_classes=classes, sigma=sigma, seed=seed)
-        options = {"n0": n0, "n": n, "alpha": alpha, "batch_size": batch_size}
+        options: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha, "batch_size": batch_size}
+        how: dict[str, Any] = {"confidence": confidence, "score_interval": score_interval}
+        how |= {"runner_up": runner_up, "keep_counts": keep_counts}
+        rules = None
+        if stop_radii is not None:
+            rules = _rules(stop_radii, n, tolerance, max_draws, how)
+        else:
+            options |= how
         expected = estimate_run(smooth, images, options)
         _common.note(
             f"{len(images.images):,} images x {n0 + n:,} draws = {expected.draws:,} forward "
             f"passes on {where}, "
-            f"about {duration(expected.seconds)}; with n = {n:,} and alpha = {alpha:g} no radius "
-            f"beyond "
+            f"{'at most ' if rules else ''}about {duration(expected.seconds)}; with n = {n:,} and "
+            f"alpha = {alpha:g} no radius beyond "
             f"{expected.best_radius:.4g} can be certified"
         )
         if estimate:
@@ -154,7 +208,7 @@ def certify(
             return
         started = time.perf_counter()
         with shown("certifying", "draws") as show:
-            certificates = run_certify(smooth, images, slice(None), options, show)
+            certificates = run_certify(smooth, images, slice(None), options, show, rules)
         seconds = time.perf_counter() - started
         certificates.to_parquet(out)
         if report is not None:
@@ -163,9 +217,30 @@ def certify(
             write_report(
                 certificates,
                 report,
-                command=_command(model, weights, data, sigma, options, seed, skip, limit),
+                command=_command(
+                    model, weights, data, sigma, options, seed, skip, limit, stop_radii
+                ),
             )
         _show(certificates, images, out, report, seconds, as_json)
+
+
+def _rules(
+    radii: str, n: int, tolerance: float, most: float | None, how: dict[str, Any]
+) -> Stopping:
+    """The rules of stopping early.
+
+    Raises:
+        ValueError: an option that does not go with them, or out of range.
+    """
+    from certcal_ext.stopping import Stopping
+
+    if how["confidence"] != "votes" or how["runner_up"] or how["keep_counts"]:
+        raise ValueError(
+            "--stop-radii: expected votes without --runner-up and --keep-counts; other certificates "
+            "take the same number of draws for every image"
+        )
+    listed = _common.numbers("--stop-radii", radii)
+    return Stopping(radii=tuple(listed or ()), tolerance=tolerance, n_max=n, max_draws=most)
 
 
 def _show(
@@ -200,6 +275,9 @@ def _show(
         )
     else:
         title = f"{len(certificates):,} images, {abstained:,} abstained, {duration(seconds)}"
+        drawn = certificates.table.column("n").to_numpy()
+        if certificates.provenance.stopping is not None:
+            title += f", {drawn.mean():,.0f} draws an image on average"
         _common.print_curve(curve, title, _common.meaning(certificates))
     typer.echo(f"certificates: {out}")
     if report is not None:
@@ -215,6 +293,7 @@ def _command(
     seed: int,
     skip: int,
     limit: int | None,
+    stop_radii: str | None,
 ) -> str:
     """The command line as the page shows it."""
     words = ["certcal certify", f"--model {model}"]
@@ -226,6 +305,11 @@ def _command(
         f"--alpha {options['alpha']:g}",
         f"--seed {seed}",
     ]
+    if options.get("confidence") == "scores":
+        words += [f"--confidence scores --score-interval {options['score_interval']}"]
+    words += ["--runner-up"] if options.get("runner_up") else []
+    words += ["--keep-counts"] if options.get("keep_counts") else []
+    words += [f"--stop-radii {stop_radii}"] if stop_radii is not None else []
     words += [f"--skip {skip}"] if skip else []
     words += [f"--limit {limit}"] if limit is not None else []
     return " ".join(words)

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: MIT
+"""``certcal attack``: how far calibration falls when every prediction stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from certcal_ext._progress import duration, shown
+from certcal_ext.cli._common import examples, print_json, user_errors, writable
+from certcal_ext.cli._preflight import check_clean, first_line, to_device
+
+if TYPE_CHECKING:
+    from certcal_ext.attacks import Attack, AttackResult, BoundReport, Victim
+
+NAMES = (
+    "cce-guided",
+    "brier",
+    "dece",
+    "one-step-ace",
+    "ace-up",
+    "ace-down",
+    "ace-away",
+    "ace-toward",
+)
+
+EXAMPLES = examples(
+    (
+        "The strongest attack on the calibration error of a plain model, with its page",
+        "certcal attack --model my_models:resnet --weights model.pt --data test.npz --radius 0.25 "
+        "--limit 1000 --report attack.html",
+    ),
+    (
+        "On the smoothed model, beside what it was certified to withstand",
+        "certcal attack --model my_models:resnet --weights model.pt --data test.npz --radius 0.25 "
+        "--sigma 0.25 --confidence votes --certificates certificates.parquet",
+    ),
+    (
+        "Another attack, in the linf norm",
+        "certcal attack --model net:Net --data test.npz --radius 0.0078 --norm linf --attack brier",
+    ),
+)
+
+
+def attack(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="module:factory; called without arguments, returns a torch module from images "
+            "in [0, 1] to logits.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Images: .npz, .pt or idx (plain or .gz), uint8 or in [0, 1].", show_default=False
+        ),
+    ],
+    radius: Annotated[
+        float,
+        typer.Option(
+            help="Largest norm of a perturbation, in [0, 1] pixel units.", show_default=False
+        ),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="State dict for the model (loaded with weights_only=True).", show_default=False
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels, where the file of the images does not hold them.", show_default=False
+        ),
+    ] = None,
+    images_key: Annotated[
+        str, typer.Option(help="Name of the images inside .npz or .pt.")
+    ] = "images",
+    labels_key: Annotated[
+        str, typer.Option(help="Name of the labels inside .npz or .pt.")
+    ] = "labels",
+    max_value: Annotated[
+        float, typer.Option(help="Value of a full-bright pixel in uint8 images.")
+    ] = 255.0,
+    kind: Annotated[
+        str, typer.Option("--attack", help="One of " + ", ".join(NAMES) + ".")
+    ] = "cce-guided",
+    norm: Annotated[str, typer.Option(help="l2 or linf.")] = "l2",
+    steps: Annotated[int, typer.Option(help="Gradients an image and start.")] = 20,
+    restarts: Annotated[int, typer.Option(help="Starts; all but the first are random.")] = 1,
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            help="Attack the model under noise of this standard deviation.", show_default=False
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Noises an image, the same at every step; with --sigma.")
+    ] = 32,
+    fresh_draws: Annotated[
+        int,
+        typer.Option(help="Other noises, by which the attacked images are judged; with --sigma."),
+    ] = 1000,
+    confidence: Annotated[
+        str,
+        typer.Option(help="scores: mean softmax score; votes: share of the draws; with --sigma."),
+    ] = "scores",
+    certificates: Annotated[
+        Path | None,
+        typer.Option(
+            help="Certificates of the same images (Parquet): attack what they certify, and set "
+            "the result beside the bound.",
+            show_default=False,
+        ),
+    ] = None,
+    bins: Annotated[
+        int, typer.Option(help="Number of equal-width bins of the calibration error.")
+    ] = 15,
+    batch_size: Annotated[int, typer.Option(help="Inputs a forward pass.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Seed of noise and random starts.")] = 0,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:1 ...; auto takes a GPU if there is one.")
+    ] = "auto",
+    limit: Annotated[
+        int | None, typer.Option(help="Attack at most this many images.", show_default=False)
+    ] = None,
+    skip: Annotated[int, typer.Option(help="Leave out this many images at the start.")] = 0,
+    out: Annotated[Path, typer.Option(help="The table, one row an image (Parquet).")] = Path(
+        "attack.parquet"
+    ),
+    report: Annotated[
+        Path | None, typer.Option(help="Also write the HTML page.", show_default=False)
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON in place of a table.")
+    ] = False,
+) -> None:
+    """Attacks the calibration of a model: no prediction changes, confidences do.
+
+    Radius and noise are in [0, 1] pixel units, so normalisation belongs inside the model.
+    """
+    with user_errors():
+        writable(out, "--out")
+        writable(report, "--report")
+        from certcal_ext.attacks import compare_with_bound
+        from certcal_ext.certificates import Certificates
+        from certcal_ext.datasets import load_images
+        from certcal_ext.models import load_model
+
+        chosen = _attack(kind, radius, norm, steps, restarts, seed, bins)
+        images = load_images(
+            data,
+            labels,
+            images_key=images_key,
+            labels_key=labels_key,
+            max_value=max_value,
+            skip=skip,
+            limit=limit,
+        )
+        if images.labels is None:
+            raise ValueError("--labels: an attack on calibration needs labels")
+        certified = None if certificates is None else Certificates.from_parquet(certificates)
+        predicted = None if certified is None else _predicted(certified, images.ids)
+        network, where = to_device(load_model(model, weights), device)
+        check_clean(network, images, where, None)
+        victim = _victim(network, sigma, draws, seed, confidence)
+        started = time.perf_counter()
+        with shown("attacking", "passes") as show:
+            result = _run(
+                chosen,
+                victim,
+                images.images,
+                images.labels,
+                {
+                    "predicted": predicted,
+                    "sample_ids": images.ids,
+                    "batch_size": batch_size,
+                    "progress": show,
+                },
+            )
+        if sigma is not None:
+            result = result.under(_fresh(victim, fresh_draws), batch_size=batch_size)
+        bound = None if certified is None else compare_with_bound(certified, [result], bins=bins)
+        seconds = time.perf_counter() - started
+        result.to_parquet(out)
+        if report is not None:
+            from certcal_ext.report.attack_page import write_attack_report
+
+            write_attack_report(result, report, bins=bins, bound=bound)
+        _show(result, bins, bound, out, report, seconds, as_json)
+
+
+def _attack(
+    kind: str, radius: float, norm: str, steps: int, restarts: int, seed: int, bins: int
+) -> Attack:
+    """The attack of a name.
+
+    Raises:
+        ValueError: no such attack, or an option out of range.
+    """
+    from certcal_ext.attacks import (
+        AceAttack,
+        BrierAttack,
+        CceGuidedAttack,
+        DeceAttack,
+        OneStepAceAttack,
+    )
+
+    common: dict[str, Any] = {"radius": radius, "norm": norm, "seed": seed}
+    if kind == "one-step-ace":
+        return OneStepAceAttack(**common)
+    common |= {"steps": steps, "restarts": restarts}
+    # (eta, omega): up and down move every confidence; away and toward mean the true label.
+    ways: dict[str, dict[str, Any]] = {
+        "ace-up": {"eta": -1, "omega": "predicted"},
+        "ace-down": {"eta": 1, "omega": "predicted"},
+        "ace-away": {"eta": 1, "omega": "label"},
+        "ace-toward": {"eta": -1, "omega": "label"},
+    }
+    if kind in ways:
+        return AceAttack(**ways[kind], **common)
+    if kind == "brier":
+        return BrierAttack(**common)
+    if kind == "dece":
+        return DeceAttack(bins=bins, **common)
+    if kind == "cce-guided":
+        return CceGuidedAttack(bins=bins, **common)
+    raise ValueError(f"--attack: expected one of {', '.join(NAMES)}, got {kind!r}")
+
+
+def _victim(network: Any, sigma: float | None, draws: int, seed: int, confidence: str) -> Victim:
+    from certcal_ext.attacks import PlainVictim, SmoothedVictim
+
+    if sigma is None:
+        return PlainVictim(network)
+    return SmoothedVictim(
+        network,
+        sigma=sigma,
+        draws=draws,
+        seed=seed,
+        confidence=confidence,  # type: ignore[arg-type]  # checked by the victim
+    )
+
+
+def _fresh(victim: Victim, draws: int) -> Victim:
+    """Noises after those of the attack and of its own estimates."""
+    from certcal_ext.attacks import SmoothedVictim
+    from certcal_ext.attacks.victims import FIRST_DRAW
+
+    assert isinstance(victim, SmoothedVictim)  # the caller asked for noise
+    return victim.with_draws(draws, first_draw=FIRST_DRAW + FIRST_DRAW // 2)
+
+
+def _predicted(certificates: Any, ids: Any) -> Any:
+    """The certified class of each image.
+
+    Raises:
+        ValueError: an image that was not certified.
+    """
+    import numpy as np
+
+    index = certificates.table["index"].to_numpy()
+    order = np.argsort(index, kind="stable")
+    at = order[np.searchsorted(index, ids, sorter=order).clip(0, len(index) - 1)]
+    missing = index[at] != ids
+    if missing.any():
+        raise ValueError(
+            f"--certificates: expected a row for every image, none has index {ids[missing][0]}; "
+            "use the --skip and --limit of certify"
+        )
+    if len(ids) != len(index):
+        raise ValueError(
+            f"--certificates: expected one row an image, got {len(index)} rows for {len(ids)} "
+            "images; use the --skip and --limit of certify"
+        )
+    return certificates.table["predicted"].to_numpy()[at]
+
+
+def _run(
+    attack: Attack, victim: Victim, images: Any, labels: Any, options: dict[str, Any]
+) -> AttackResult:
+    import torch
+
+    try:
+        return attack.run(victim, torch.from_numpy(images), labels, **options)
+    except RuntimeError as error:
+        hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
+        raise ValueError(f"model: failed under attack: {first_line(error)}{hint}") from error
+
+
+def _show(
+    result: AttackResult,
+    bins: int,
+    bound: BoundReport | None,
+    out: Path,
+    report: Path | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    before, after = result.before(bins=bins), result.after(bins=bins)
+    if as_json:
+        print_json(
+            {
+                "attack": result.attack,
+                "settings": result.settings,
+                "total": len(result),
+                "kept": int(result.kept.sum()),
+                "before": dataclasses.asdict(before),
+                "after": dataclasses.asdict(after),
+                "bound": None if bound is None else bound.to_table().to_pylist(),
+                "gradients": int(result.gradients.max()),
+                "largest_l2": float(result.l2.max()),
+                "largest_linf": float(result.linf.max()),
+                "table": str(out),
+                "report": None if report is None else str(report),
+                "seconds": seconds,
+            }
+        )
+        return
+    typer.echo(
+        f"{result.attack}, {result.norm} radius {result.radius:g}: {len(result):,} images, accuracy "
+        f"{before.accuracy:.1%} before and after, {duration(seconds)}"
+    )
+    for name in ("ece", "brier", "ks", "mce", "confidence"):
+        typer.echo(f"  {name:<11} {getattr(before, name):.4f} -> {getattr(after, name):.4f}")
+    for row in () if bound is None else bound.rows:
+        typer.echo(
+            f"  on {row.certified:,} images certified at this radius: ECE {row.clean_ece:.4f} <= "
+            f"{row.attack_ece:.4f} <= {row.bound_ece:.4f} (certified), Brier {row.clean_brier:.4f} "
+            f"<= {row.attack_brier:.4f} <= {row.bound_brier:.4f} (certified)"
+        )
+    typer.echo(f"table:  {out}")
+    if report is not None:
+        typer.echo(f"report: {report}")
