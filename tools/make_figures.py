@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 
 import certcal_ext as cc
+from certcal_ext.validity import failing_intervals
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -52,22 +53,23 @@ def percent(axes: Axes, axis: str = "y") -> None:
 
 def exact_against_estimates(made: cc.Certificates) -> None:
     """The certified ECE by radius, and what approximate solvers find."""
-    rows = json.loads((RESULTS / "baselines.json").read_text())
+    stored = json.loads((RESULTS / "baselines.json").read_text())
     radii = np.linspace(0, 0.9, 91)
     curve = made.curve(radii)
     _, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     axes.plot(radii, curve.certified_ece, color=WORST, linewidth=2, label="exact worst case")
     axes.plot(radii, curve.ece, color=CLEAN, linestyle="--", linewidth=2, label="without attack")
+    measured = [row for row in stored["measurements"]["rows"] if row["images"] == 10_000]
+    at = [row["radius"] for row in measured]
+    names = ("admm_best", "admm_worst", "dece", "brier_worst")
+    values = {name: [row[name]["value"] for row in measured] for name in names}
+    lows, highs = values["admm_worst"], values["admm_best"]
+    axes.vlines(at, lows, highs, color=GREY, linewidth=6, alpha=0.45, label="ADMM, four starts")
     for name, label, marker in (
-        ("admm", "ADMM (the paper's solver)", "o"),
         ("dece", "gradient ascent (DECE)", "s"),
         ("brier_worst", "at the Brier-worst confidences", "^"),
     ):
-        points = estimates(rows, name)
-        if points:
-            axes.plot(
-                *zip(*points, strict=True), color=GREY, marker=marker, linewidth=1, label=label
-            )
+        axes.scatter(at, values[name], color=GREY, marker=marker, s=22, zorder=3, label=label)
     axes.set(
         xlabel="l2 radius of the attack",
         ylabel="expected calibration error",
@@ -77,15 +79,6 @@ def exact_against_estimates(made: cc.Certificates) -> None:
     percent(axes)
     axes.legend()
     save("exact_against_estimates")
-
-
-def estimates(stored: dict[str, Any], name: str) -> list[tuple[float, float]]:
-    """(radius, value) of a lower estimate over all samples."""
-    found = []
-    for row in stored["results"]:
-        if row.get("samples_in_file") == 10_000 and row["method"] == name:
-            found.append((row["radius"], row["value"]))
-    return sorted(found)
 
 
 def reliability(made: cc.Certificates) -> None:
@@ -159,8 +152,8 @@ def recalibration(made: cc.Certificates) -> None:
             xlabel="resolution",
             ylabel="Brier score",
             title=f"radius {radius:g}",
-            xlim=(0, None),
-            ylim=(0, None),
+            xlim=(0, 1.05 * max(curve.resolution.max(), before.resolution)),
+            ylim=(0, 1.1 * max(curve.constant_brier, before.certified_brier)),
         )
     panels[0].legend(loc="lower left")
     save("recalibration")
@@ -171,7 +164,7 @@ def joint_validity() -> None:
     sizes = np.unique(np.geomspace(100, 100_000, 60).astype(int))
     _, axes = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
     for alpha, colour in ((1e-3, WORST), (1e-4, CLEAN), (1e-5, FLOOR)):
-        cost = [2 * cc.failing_intervals(int(n), alpha, 1e-3) / n for n in sizes]
+        cost = [2 * failing_intervals(int(n), alpha, 1e-3) / n for n in sizes]
         axes.plot(sizes, cost, color=colour, label=f"alpha = {alpha:g}")
     axes.set(xscale="log", xlabel="samples N", ylabel="largest addition to the ECE", ylim=(0, None))
     percent(axes)
