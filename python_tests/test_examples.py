@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every example in a public docstring and every Python block of the README runs."""
+"""Every example in a public docstring and every Python block of the README and of docs/ runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import certcal_ext
 
@@ -20,17 +22,12 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(certcal_ext.__path__, "certcal_ext.")
     if not module.name.endswith(("__main__", "._core"))
 )
-PAGES = ("README.md",)
+PAGES = ("README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
 
 
-def python_blocks() -> list[tuple[str, str]]:
-    return [
-        (f"{page}:{position}", block)
-        for page in PAGES
-        for position, block in enumerate(
-            re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
-        )
-    ]
+def python_blocks(page: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -53,11 +50,32 @@ def test_there_are_examples() -> None:
     assert len(found) > 10, found
 
 
-@pytest.mark.parametrize(("where", "block"), python_blocks(), ids=lambda value: str(value)[:12])
-def test_readme_blocks(
-    where: str, block: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)])
+def test_pages(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Blocks run one after the other, as a reader would, in a folder with a file of votes.
+
+    ``model``, ``images``, ``labels`` and ``smooth`` are the reader's own.
+    """
     monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    counts = np.stack([random.multinomial(2000, p) for p in random.dirichlet([0.3] * 4, 300)])
+    labels = np.where(random.random(300) < 0.85, counts.argmax(1), random.integers(0, 4, 300))
+    np.savez("counts.npz", counts=counts, label=labels, sigma=0.25)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    names: dict[str, object] = {
+        "model": model,
+        "images": torch.rand(20, 1, 8, 8),
+        "labels": torch.randint(4, (20,)),
+        "smooth": certcal_ext.SmoothedClassifier(model, num_classes=4, sigma=0.25),
+    }
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a random model abstains on most images, and says so
-        exec(compile(block, where, "exec"), {})
+        for block in python_blocks(page):
+            if ">>>" in block:
+                test = doctest.DocTestParser().get_doctest(block, names, page, page, 0)
+                assert runner.run(test, clear_globs=False).failed == 0
+                names = test.globs
+            else:
+                exec(compile(block, page, "exec"), names)
