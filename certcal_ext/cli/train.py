@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: MIT
+"""``certcal train``: training on the user's own data, with noise, on adversaries or on the certificate itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from certcal_ext._progress import duration, shown
+from certcal_ext.cli._common import (
+    console,
+    examples,
+    note,
+    print_json,
+    user_errors,
+    writable,
+)
+
+if TYPE_CHECKING:
+    from certcal_ext.training import Objective, TrainResult
+
+EXAMPLES = examples(
+    (
+        "With Gaussian noise, from scratch",
+        "certcal train --model certcal_ext.nets:small_cnn --data train-images-idx3-ubyte.gz "
+        "--sigma 0.5 --method gaussian --out gaussian.pt",
+    ),
+    (
+        "On the certificate itself",
+        "certcal train --model certcal_ext.nets:small_cnn --data train-images-idx3-ubyte.gz "
+        "--sigma 0.5 --method certificate --radius 0.5 --out certificate.pt",
+    ),
+    (
+        "Fine-tuning on calibration adversaries",
+        "certcal train --model certcal_ext.nets:small_cnn --weights smoothadv.pt --data "
+        "train-images-idx3-ubyte.gz --sigma 0.5 --method cce-act --radius 0.5 --epochs 5 --out "
+        "act.pt",
+    ),
+    ("Going on after an interruption", "the same command with --resume"),
+    (
+        "Two processes",
+        "torchrun --nproc-per-node=2 -m certcal_ext train ... (the same options)",
+    ),
+)
+
+_STOPPED = 130
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="module:factory; called without arguments, returns a torch module from images "
+            "in [0, 1] to logits.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Images: .npz, .pt or idx (plain or .gz), uint8 or in [0, 1].", show_default=False
+        ),
+    ],
+    sigma: Annotated[
+        float,
+        typer.Option(
+            help="Standard deviation of the noise in [0, 1] pixel units.", show_default=False
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="gaussian, smoothadv, brier-act, cce-act, acce-act or certificate.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Checkpoint: weights for certcal certify, and all that --resume needs.",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights to start from (fine-tuning).", show_default=False),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labels, where the file of the images does not hold them.", show_default=False
+        ),
+    ] = None,
+    images_key: Annotated[
+        str, typer.Option(help="Name of the images inside .npz or .pt.")
+    ] = "images",
+    labels_key: Annotated[
+        str, typer.Option(help="Name of the labels inside .npz or .pt.")
+    ] = "labels",
+    max_value: Annotated[
+        float, typer.Option(help="Value of a full-bright pixel in uint8 images.")
+    ] = 255.0,
+    limit: Annotated[
+        int | None, typer.Option(help="Train on at most this many images.", show_default=False)
+    ] = None,
+    skip: Annotated[int, typer.Option(help="Leave out this many images at the start.")] = 0,
+    radius: Annotated[
+        float | None,
+        typer.Option(
+            help="l2 radius of the attack or the certificate, all methods but gaussian.",
+            show_default=False,
+        ),
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(help="Noises an image and step; default: the method's.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Gradient steps of the attack.", show_default=False)
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="certificate: brier or ece; default brier.", show_default=False),
+    ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(help="Weight of the calibration loss (ACT, certificate).", show_default=False),
+    ] = None,
+    margin_weight: Annotated[
+        float | None,
+        typer.Option(help="certificate: weight of the prediction's margin.", show_default=False),
+    ] = None,
+    interval: Annotated[
+        str | None, typer.Option(help="cdf or mean; default cdf.", show_default=False)
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches whose tables give the signs of the ECE's bins.", show_default=False
+        ),
+    ] = None,
+    admm_steps: Annotated[
+        int | None, typer.Option(help="acce-act: steps of its solver.", show_default=False)
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
+    batch_size: Annotated[
+        int, typer.Option(help="Images a step, over all processes together.")
+    ] = 128,
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    learning_rate: Annotated[float, typer.Option(help="The largest learning rate.")] = 2e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimiser.")] = 1e-4,
+    warmup: Annotated[
+        float, typer.Option(help="Epochs in which the learning rate rises; then it falls.")
+    ] = 1.0,
+    radius_warmup: Annotated[
+        float, typer.Option(help="Epochs in which the radius rises from 0.")
+    ] = 0.0,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16: forward passes under autocast.")
+    ] = "float32",
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and noise.")] = 0,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:1 ...; auto takes a GPU if there is one.")
+    ] = "auto",
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Also write the checkpoint after so many steps; else after each epoch.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint --out.")
+    ] = False,
+    log: Annotated[
+        Path | None, typer.Option(help="JSONL file, one record an epoch.", show_default=False)
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard.", show_default=False)
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON in place of a table.")
+    ] = False,
+) -> None:
+    """Trains a model so that its confidences hold under attack.
+
+    The order of the data and every noise are fixed by the seed. Ctrl-C finishes the step and writes the
+    checkpoint; --resume goes on exactly from there.
+    """
+    with user_errors():
+        writable(out, "--out")
+        writable(log, "--log")
+        import torch
+
+        from certcal_ext.datasets import load_images
+        from certcal_ext.models import load_model
+        from certcal_ext.training import Settings
+        from certcal_ext.training import train as run
+        from certcal_ext.training.distributed import local_device
+        from certcal_ext.training.trainer import TrainingInterrupted
+
+        objective = make_objective(
+            method,
+            radius=radius,
+            draws=draws,
+            steps=steps,
+            metric=metric,
+            weight=weight,
+            margin_weight=margin_weight,
+            interval=interval,
+            window=window,
+            admm_steps=admm_steps,
+        )
+        settings = Settings(
+            sigma=sigma,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,  # type: ignore[arg-type]
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            radius_warmup=radius_warmup,
+            precision=precision,  # type: ignore[arg-type]
+            seed=seed,
+        )
+        images = load_images(
+            data,
+            labels,
+            images_key=images_key,
+            labels_key=labels_key,
+            max_value=max_value,
+            skip=skip,
+            limit=limit,
+        )
+        if images.labels is None:
+            raise ValueError("--labels: training needs them; the file of the images has none")
+        where = local_device(device)
+        torch.manual_seed(seed)
+        network = load_model(model, weights).to(where)
+        first = int(os.environ.get("RANK", "0")) == 0
+        if first:
+            note(
+                f"{len(images.images):,} images, {epochs} epochs of {method} on {where}, "
+                f"{objective.draws} noises an image and step"
+            )
+        with shown("training", "steps") as show:
+            try:
+                result = run(
+                    network,
+                    images.images,
+                    images.labels,
+                    objective,
+                    settings,
+                    sample_ids=images.ids,
+                    checkpoint=out,
+                    checkpoint_every=checkpoint_every,
+                    resume=resume,
+                    log=log,
+                    tensorboard=tensorboard,
+                    progress=show,
+                )
+            except TrainingInterrupted as stopped:
+                note(f"certcal: {stopped}".replace(" with resume", " with --resume"))
+                raise typer.Exit(_STOPPED) from None
+        if first:
+            _show(result, objective, out, as_json)
+
+
+def make_objective(method: str, **options: Any) -> Objective:
+    """The objective of a method; options that are None keep their default.
+
+    Args:
+        method: its name.
+        options: by the names of the command line.
+
+    Returns:
+        The objective.
+
+    Raises:
+        ValueError: no such method, or an option that it does not have or lacks.
+
+    Example:
+        >>> make_objective("smoothadv", radius=0.5, draws=None).settings()["radius"]
+        0.5
+    """
+    from certcal_ext.training import METHODS
+
+    if method not in METHODS:
+        raise ValueError(f"--method: expected one of {', '.join(METHODS)}, got {method!r}")
+    kind = METHODS[method]
+    given = {name: value for name, value in options.items() if value is not None}
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for name in given:
+        if name not in fields:
+            raise ValueError(f"--{name.replace('_', '-')}: {method} has no such option")
+    for name, field in fields.items():
+        needed = field.default is dataclasses.MISSING and name not in given
+        if needed:
+            raise ValueError(f"--{name.replace('_', '-')}: {method} needs it")
+    return kind(**given)
+
+
+def _show(result: TrainResult, objective: Objective, out: Path, as_json: bool) -> None:
+    inside = {
+        name: spent / max(result.seconds, 1e-9) for name, spent in result.seconds_inside.items()
+    }
+    if as_json:
+        print_json(
+            {
+                "objective": objective.settings(),
+                "steps": result.steps,
+                "seconds": result.seconds,
+                "share_of_seconds": inside,
+                "history": [dict(record) for record in result.history],
+                "checkpoint": str(out),
+            }
+        )
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    names = [name for name in result.history[-1] if name not in ("epoch", "seconds")]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("epoch", *names):
+        table.add_column(name.replace("_", " "), justify="right")
+    for record in result.history:
+        table.add_row(f"{record['epoch']:.0f}", *(f"{record[name]:.4g}" for name in names))
+    console().print(table)
+    shares = "".join(f", {name} {share:.1%} of it" for name, share in inside.items())
+    typer.echo(f"{result.steps:,} steps, {duration(result.seconds)}{shares}\ncheckpoint: {out}")

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: MIT
+"""The page about an attack: what it did to the reliability diagram, and how the bound stands beside it."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certcal_ext._files import replacing
+from certcal_ext.report.style import (
+    CLEAN,
+    INK,
+    MUTED,
+    WORST,
+    figure,
+    legend,
+    style,
+    to_svg,
+)
+from certcal_ext.report.words import count, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from certcal_ext.attacks import AttackResult, BoundReport, Calibration
+
+_MOST_POINTS = 1500
+_NAMES = {
+    "cce-guided": "The CCE-guided attack",
+    "brier": "The Brier attack",
+    "dece": "The DECE attack",
+    "ace": "The (eta, omega)-ACE attack",
+    "one-step-ace": "The one-step ACE attack",
+}
+
+
+def render_attack_report(
+    result: AttackResult,
+    *,
+    bins: int = 15,
+    bound: BoundReport | None = None,
+    title: str = "Calibration under attack",
+) -> str:
+    """The page as HTML, self-contained.
+
+    Args:
+        result: the attack.
+        bins: number of equal-width bins of the diagrams and of the calibration error.
+        bound: the attack beside its certificates, or None.
+        title: heading of the page.
+
+    Returns:
+        The page.
+
+    Raises:
+        ImportError: jinja2 or matplotlib is missing.
+        ValueError: ``bins`` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from certcal_ext.attacks import BrierAttack
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> result = BrierAttack(radius=0.1).run(model, torch.full((2, 1, 2, 2), 0.5), [0, 1])
+        >>> render_attack_report(result).startswith("<!doctype html>")
+        True
+    """
+    try:
+        import jinja2
+        from markupsafe import Markup
+    except ImportError as error:
+        raise ImportError('reports need jinja2: pip install "certcal_ext[report]"') from error
+    import certcal_ext
+
+    before, after = result.before(bins=bins), result.after(bins=bins)
+    with style():
+        figures = {
+            "clean": _reliability(result, before, bins, attacked=False),
+            "attacked": _reliability(result, after, bins, attacked=True),
+            "moves": _moves(result),
+        }
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_resource),
+    )
+    return environment.get_template("attack_template.html").render(
+        title=title,
+        headline=(
+            f"The calibration error goes from {percent(before.ece)} to {percent(after.ece)}, and "
+            "no prediction changes"
+        ),
+        verdict=_verdict(result, before, after),
+        figures={name: Markup(svg) for name, svg in figures.items()},
+        metrics=_metrics(before, after),
+        bound=None if bound is None else [_bound_row(row) for row in bound.rows],
+        outside=None if bound is None else len(bound.outside),
+        allowed=None if bound is None else bound.allowed,
+        settings=_settings(result),
+        bins=bins,
+        version=certcal_ext.__version__,
+    )
+
+
+def write_attack_report(result: AttackResult, path: str | Path, **options: Any) -> Path:
+    """Writes the page; aside first, then renamed.
+
+    Args:
+        result: the attack.
+        path: the file to write; its folder must exist.
+        options: keyword arguments of ``render_attack_report``.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: the file cannot be written.
+        ImportError: jinja2 or matplotlib is missing.
+        ValueError: an option is out of range, or the folder does not exist.
+    """
+    target = Path(path)
+    page = render_attack_report(result, **options)
+    with replacing(target) as file:
+        file.write(page.encode("utf-8"))
+    return target
+
+
+def _verdict(result: AttackResult, before: Calibration, after: Calibration) -> list[str]:
+    """Two paragraphs: what was done, and what came of it."""
+    settings = result.settings
+    victim = "the model without noise"
+    if settings["victim"] == "smoothed":
+        kind = "share of votes" if settings["confidence"] == "votes" else "mean softmax score"
+        judged = (
+            "noises that the attack did not see" if result.fresh else "the noises of the attack"
+        )
+        victim = (
+            f"the model under noise of standard deviation {number(settings['sigma'])} (confidence: "
+            f"{kind}, by {count(result.draws)} of {judged})"
+        )
+    left = int((~result.kept).sum())
+    first = (
+        f"{_NAMES.get(result.attack, result.attack)} moved {count(len(result))} images by at most "
+        f"{number(result.radius)} in the {result.norm} norm against {victim}. Accuracy is "
+        f"{percent(before.accuracy, 1)} before and after."
+    )
+    if left:
+        images = "image" if left == 1 else "images"
+        first += f" On {count(left)} {images} the class that had to stay is not on top under these noises."
+    second = (
+        f"The mean confidence goes from {percent(before.confidence, 1)} to {percent(after.confidence, 1)}, the Brier score "
+        f"from {number(before.brier, 3)} to {number(after.brier, 3)}. An attack shows how bad it can get, not how bad it "
+        "can get at most: that is what a certificate is for."
+    )
+    return [first, second]
+
+
+def _metrics(before: Calibration, after: Calibration) -> list[tuple[str, str, str]]:
+    names = {
+        "ece": "expected calibration error",
+        "brier": "Brier score",
+        "ks": "Kolmogorov-Smirnov calibration error",
+        "mce": "maximum calibration error",
+        "confidence": "mean confidence",
+        "accuracy": "accuracy",
+    }
+    return [
+        (words, f"{getattr(before, name):.4f}", f"{getattr(after, name):.4f}")
+        for name, words in names.items()
+    ]
+
+
+def _bound_row(row: Any) -> list[str]:
+    """The cells of a radius."""
+    cells = [f"{row.radius:g}", count(row.certified)]
+    for metric in ("ece", "brier"):
+        cells += [
+            f"{getattr(row, f'{part}_{metric}'):.4f}" for part in ("clean", "attack", "bound")
+        ]
+        cells.append(f"{getattr(row, f'{metric}_ratio'):.2f}")
+    return cells
+
+
+def _settings(result: AttackResult) -> list[tuple[str, str]]:
+    return [
+        (name.replace("_", " "), str(value))
+        for name, value in result.settings.items()
+        if value is not None and name != "seen"
+    ] + [
+        ("gradients an image, at most", str(int(result.gradients.max()))),
+        ("largest l2 norm", f"{result.l2.max():.6g}"),
+        ("largest linf norm", f"{result.linf.max():.6g}"),
+    ]
+
+
+def _reliability(result: AttackResult, metrics: Calibration, bins: int, *, attacked: bool) -> str:
+    confidence = result.attacked_confidence if attacked else result.clean_confidence
+    colour, name = (WORST, "attacked") if attacked else (CLEAN, "clean")
+    at = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    held = np.bincount(at, minlength=bins)
+    some = held > 0
+    accuracy = np.bincount(at, result.correct, bins)[some] / held[some]
+    mean = np.bincount(at, confidence, bins)[some] / held[some]
+    drawing = figure(4.6)
+    top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+    top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    _bars(top, mean, accuracy, held[some], colour)
+    top.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="share of right predictions")
+    edges = np.linspace(0, 1, bins + 1)
+    bottom.bar(
+        edges[:-1], held / held.sum(), width=1 / bins, align="edge", color=colour, alpha=0.75
+    )
+    bottom.set(xlabel="confidence", ylabel="samples")
+    bottom.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    drawing.align_ylabels()
+    when = "under attack" if attacked else "without attack"
+    return to_svg(
+        drawing,
+        f"reliability-{name}",
+        f"Reliability diagram {when}",
+        f"Accuracy against confidence for {count(len(result))} samples {when}. The calibration error is "
+        f"{percent(metrics.ece)}. Below: how many samples each bin holds.",
+    )
+
+
+def _bars(
+    axes: Axes,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    held: NDArray[np.int64],
+    colour: str,
+) -> None:
+    """A mark a bin, larger where it holds more, and its distance to the diagonal."""
+    axes.vlines(x, np.minimum(x, y), np.maximum(x, y), color=colour, alpha=0.45, linewidth=2.5)
+    axes.scatter(x, y, s=22 + 170 * held / held.sum(), color=colour, zorder=3, clip_on=False)
+
+
+def _moves(result: AttackResult) -> str:
+    """Every sample's confidence before and after."""
+    rows = np.arange(len(result))
+    if len(rows) > _MOST_POINTS:
+        rows = np.linspace(0, len(rows) - 1, _MOST_POINTS).round().astype(int)
+    drawing = figure(3.6)
+    axes = drawing.subplots()
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    for name, right, colour, marker in (("right", True, CLEAN, "o"), ("wrong", False, WORST, "D")):
+        some = rows[result.correct[rows] == right]
+        axes.scatter(
+            result.clean_confidence[some],
+            result.attacked_confidence[some],
+            s=9,
+            color=colour,
+            marker=marker,
+            alpha=0.6,
+            linewidths=0,
+            label=f"{name} predictions",
+        )
+    axes.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        xlabel="confidence without attack",
+        ylabel="confidence under attack",
+    )
+    axes.xaxis.label.set_color(INK)
+    legend(drawing, axes, columns=2)
+    moved = float(np.abs(result.attacked_confidence - result.clean_confidence).mean())
+    return to_svg(
+        drawing,
+        "moves",
+        "Confidence under attack against confidence without",
+        f"One mark a sample. The attack moves a confidence by {number(moved)} on average.",
+    )
+
+
+def _resource(name: str) -> str:
+    return (resources.files("certcal_ext.report") / name).read_text(encoding="utf-8")
