@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Noise, votes, scores and the fused bound against what one would write with torch, SciPy and NumPy, on the CPU and on CUDA.
+"""The operations and whole certifications against what one would write with torch, SciPy and NumPy, on the CPU and on CUDA.
 
 Each result is checked first; then both run in turn, and the median and range of the run-by-run ratios are kept. On CUDA,
 times come from events, and bandwidths and limits are peers too: zeros written to the output for the write bandwidth, the sum
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from harness import paired, timed, write
+from peers_certify import cuda_certification
 from peers_common import (
     NOISE_OPERATIONS,
     SCORE_OPERATIONS,
@@ -128,7 +129,7 @@ def cpu_certify(bench: Bench, problem: CertifyProblem) -> None:
         bench.add(f"certify, {shape}, groups given", peer + ", grouped as ours", pair, None, **more)
 
 
-# ---- CUDA ------------------------------------------------------------------------------------------------------------
+# ---- all ------------------------------------------------------------------------------------------------------------
 
 
 def main() -> int:
@@ -151,6 +152,7 @@ def main() -> int:
         cuda_noise(devices["cuda"], torch.float32, goals=not halves)
         cuda_votes(devices["cuda"])
         cuda_certify(devices["cuda"], problem)
+        cuda_certification(devices["cuda"])
     else:
         print("CUDA: skipped, torch or this build of certcal_ext has none, or there is no device")
     measurements: dict[str, Any] = {

@@ -184,6 +184,3 @@ def check_scores(ours: Any, theirs: Any) -> None:
     """At most a few in 10^4 scores lie so near to an edge that two roundings put them on either side."""
     distance = int((ours.cpu().long() - theirs.cpu().long()).abs().sum())
     assert distance <= 2 + 4e-4 * int(theirs.sum()), distance
-
-
-# ---- CPU -------------------------------------------------------------------------------------------------------------

@@ -51,6 +51,20 @@ def score_histogram(
 ) -> None:
     """softmax scores of class classes[b] (or of the top class where classes is None) -> histogram (B, J) i64 and score_sums (B, 2) i64, both added to."""
 
+def count_votes_and_scores(
+    logits: Any,
+    classes: Any,
+    counts: Any,
+    near_ties: Any,
+    margin: float,
+    histogram: Any,
+    score_sums: Any,
+    faults: Any,
+    threads: int = 1,
+    stream: int = 0,
+) -> None:
+    """count_votes and score_histogram in one pass over the logits: the same integers, a faulty row counted once. Near ties have no vote, but a score."""
+
 def certify(
     group: Any,
     correct: Any,

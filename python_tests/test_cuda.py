@@ -139,6 +139,28 @@ def check_scores(logits: Array, bins: int, stream: Any) -> None:
         np.testing.assert_array_equal(on_host(device[1]), histogram)
         np.testing.assert_array_equal(on_host(device[2]), sums)
         np.testing.assert_array_equal(on_host(device[3]), faults)
+        check_one_pass(logits, chosen, bins, stream)
+
+
+def check_one_pass(logits: Array, chosen: Array | None, bins: int, stream: Any) -> None:
+    """Votes and scores of one pass."""
+    batch, draws, classes = logits.shape
+    words = [
+        np.full((batch, classes), 3, np.int64),
+        np.zeros((batch, draws), np.uint8),
+        np.full((batch, bins), 3, np.int64),
+        np.full((batch, 2), 5, np.int64),
+        np.array([1, 2], np.int64),
+    ]
+    classes_or_zeros: Array = np.zeros(batch, np.int64) if chosen is None else chosen
+    with Launches(stream, logits, classes_or_zeros, *words) as (handle, device):
+        of_class = None if chosen is None else device[1]
+        core.count_votes_and_scores(
+            device[0], of_class, *device[2:4], 0.2, *device[4:], stream=handle
+        )
+    core.count_votes_and_scores(logits, chosen, *words[:2], 0.2, *words[2:])
+    for mine, expected in zip(device[2:], words, strict=True):
+        np.testing.assert_array_equal(on_host(mine), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -172,6 +194,7 @@ def test_votes_and_scores_of_100_000_classes(dtype: str, stream: Any) -> None:
     logits = random_logits(2, 9, 100_000, dtype)
     check_votes(logits, stream, margin=0.0)
     check_scores(logits, 50, stream)
+    check_scores(logits, 4096, stream)
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 20.0, 1000.0])

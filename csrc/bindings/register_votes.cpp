@@ -41,28 +41,68 @@ struct Logits {
   }
 };
 
+// Views of the outputs, checked; null where the caller gave None.
+struct VoteWords {
+  TensorView counts;
+  std::optional<TensorView> near_ties;
+
+  VoteWords(const Logits& logits, const py::object& counts_object, const py::object& near_object)
+      : counts(counts_object, "counts") {
+    counts.of(DType::kInt64).shaped({logits.batch, logits.classes}).on(logits.view).writable();
+    if (near_object.is_none()) return;
+    near_ties.emplace(near_object, "near_ties");
+    near_ties->of(DType::kUInt8).shaped({logits.batch, logits.draws}).on(logits.view).writable();
+  }
+  uint8_t* near_ties_data() const { return near_ties ? near_ties->data<uint8_t>() : nullptr; }
+};
+
+struct ScoreWords {
+  std::optional<TensorView> classes;
+  TensorView histogram, sums;
+
+  ScoreWords(const Logits& logits, const py::object& classes_object,
+             const py::object& histogram_object, const py::object& sums_object)
+      : histogram(histogram_object, "histogram"), sums(sums_object, "score_sums") {
+    if (!classes_object.is_none()) {
+      classes.emplace(classes_object, "classes");
+      classes->of(DType::kInt64).shaped({logits.batch}).on(logits.view);
+      if (logits.view.device() == Device::kCpu) check_classes(logits);
+    }
+    histogram.of(DType::kInt64).shaped({logits.batch, kAnySize}).on(logits.view).writable();
+    if (bins() < 1 || bins() > (1 << 24)) {
+      throw py::value_error("histogram: expected 1 to 2^24 bins, got " + std::to_string(bins()));
+    }
+    sums.of(DType::kInt64).shaped({logits.batch, 2}).on(logits.view).writable();
+  }
+  int64_t bins() const { return histogram.size(1); }
+  const int64_t* classes_data() const { return classes ? classes->data<const int64_t>() : nullptr; }
+
+ private:
+  void check_classes(const Logits& logits) const {
+    for (int64_t b = 0; b < logits.batch; ++b) {
+      const int64_t k = classes_data()[b];
+      if (k < 0 || k >= logits.classes) {
+        throw py::value_error("classes: expected values in [0, " + std::to_string(logits.classes) +
+                              "), got " + std::to_string(k) + " at row " + std::to_string(b));
+      }
+    }
+  }
+};
+
 void count_votes(const py::object& logits_object, const py::object& counts_object,
                  const py::object& near_ties_object, double margin, const py::object& faults_object,
                  int threads, uintptr_t stream) {
   const Logits logits(logits_object, faults_object);
-  const TensorView counts(counts_object, "counts");
-  counts.of(DType::kInt64).shaped({logits.batch, logits.classes}).on(logits.view).writable();
-  std::optional<TensorView> near_ties;
-  uint8_t* near_ties_data = nullptr;
-  if (!near_ties_object.is_none()) {
-    near_ties.emplace(near_ties_object, "near_ties");
-    near_ties->of(DType::kUInt8).shaped({logits.batch, logits.draws}).on(logits.view).writable();
-    near_ties_data = near_ties->data<uint8_t>();
-  }
+  const VoteWords votes(logits, counts_object, near_ties_object);
   logits.dispatch([&](const auto* data) {
     const auto on_cpu = [&] {
       count_votes_cpu(data, logits.batch, logits.draws, logits.classes, margin,
-                      counts.data<int64_t>(), near_ties_data, logits.faults.data<int64_t>(),
-                      threads);
+                      votes.counts.data<int64_t>(), votes.near_ties_data(),
+                      logits.faults.data<int64_t>(), threads);
     };
     CERTCAL_RUN(logits.view, stream, on_cpu, [&](cudaStream_t on_stream) {
       return launch_count_votes(data, logits.batch, logits.draws, logits.classes, margin,
-                                counts.data<int64_t>(), near_ties_data,
+                                votes.counts.data<int64_t>(), votes.near_ties_data(),
                                 logits.faults.data<int64_t>(), on_stream);
     });
   });
@@ -72,38 +112,44 @@ void score_histogram(const py::object& logits_object, const py::object& classes_
                      const py::object& histogram_object, const py::object& score_sums_object,
                      const py::object& faults_object, int threads, uintptr_t stream) {
   const Logits logits(logits_object, faults_object);
-  std::optional<TensorView> classes;
-  const int64_t* classes_data = nullptr;
-  if (!classes_object.is_none()) {
-    classes.emplace(classes_object, "classes");
-    classes->of(DType::kInt64).shaped({logits.batch}).on(logits.view);
-    classes_data = classes->data<int64_t>();
-    for (int64_t b = 0; logits.view.device() == Device::kCpu && b < logits.batch; ++b) {
-      if (classes_data[b] < 0 || classes_data[b] >= logits.classes) {
-        throw py::value_error("classes: expected values in [0, " + std::to_string(logits.classes) +
-                              "), got " + std::to_string(classes_data[b]) + " at row " +
-                              std::to_string(b));
-      }
-    }
-  }
-  const TensorView histogram(histogram_object, "histogram");
-  histogram.of(DType::kInt64).shaped({logits.batch, kAnySize}).on(logits.view).writable();
-  const int64_t bins = histogram.size(1);
-  if (bins < 1 || bins > (1 << 24)) {
-    throw py::value_error("histogram: expected 1 to 2^24 bins, got " + std::to_string(bins));
-  }
-  const TensorView score_sums(score_sums_object, "score_sums");
-  score_sums.of(DType::kInt64).shaped({logits.batch, 2}).on(logits.view).writable();
+  const ScoreWords scores(logits, classes_object, histogram_object, score_sums_object);
   logits.dispatch([&](const auto* data) {
     const auto on_cpu = [&] {
-      score_histogram_cpu(data, classes_data, logits.batch, logits.draws, logits.classes, bins,
-                          histogram.data<int64_t>(), score_sums.data<int64_t>(),
-                          logits.faults.data<int64_t>(), threads);
+      score_histogram_cpu(data, scores.classes_data(), logits.batch, logits.draws, logits.classes,
+                          scores.bins(), scores.histogram.data<int64_t>(),
+                          scores.sums.data<int64_t>(), logits.faults.data<int64_t>(), threads);
     };
     CERTCAL_RUN(logits.view, stream, on_cpu, [&](cudaStream_t on_stream) {
-      return launch_score_histogram(data, classes_data, logits.batch, logits.draws, logits.classes,
-                                    bins, histogram.data<int64_t>(), score_sums.data<int64_t>(),
-                                    logits.faults.data<int64_t>(), on_stream);
+      return launch_score_histogram(data, scores.classes_data(), logits.batch, logits.draws,
+                                    logits.classes, scores.bins(), scores.histogram.data<int64_t>(),
+                                    scores.sums.data<int64_t>(), logits.faults.data<int64_t>(),
+                                    on_stream);
+    });
+  });
+}
+
+void count_votes_and_scores(const py::object& logits_object, const py::object& classes_object,
+                            const py::object& counts_object, const py::object& near_ties_object,
+                            double margin, const py::object& histogram_object,
+                            const py::object& score_sums_object, const py::object& faults_object,
+                            int threads, uintptr_t stream) {
+  const Logits logits(logits_object, faults_object);
+  const VoteWords votes(logits, counts_object, near_ties_object);
+  const ScoreWords scores(logits, classes_object, histogram_object, score_sums_object);
+  logits.dispatch([&](const auto* data) {
+    const auto on_cpu = [&] {
+      count_votes_and_scores_cpu(data, scores.classes_data(), logits.batch, logits.draws,
+                                 logits.classes, scores.bins(), margin,
+                                 votes.counts.data<int64_t>(), votes.near_ties_data(),
+                                 scores.histogram.data<int64_t>(), scores.sums.data<int64_t>(),
+                                 logits.faults.data<int64_t>(), threads);
+    };
+    CERTCAL_RUN(logits.view, stream, on_cpu, [&](cudaStream_t on_stream) {
+      return launch_count_votes_and_scores(
+          data, scores.classes_data(), logits.batch, logits.draws, logits.classes, scores.bins(),
+          margin, votes.counts.data<int64_t>(), votes.near_ties_data(),
+          scores.histogram.data<int64_t>(), scores.sums.data<int64_t>(),
+          logits.faults.data<int64_t>(), on_stream);
     });
   });
 }
@@ -115,6 +161,10 @@ void register_votes(py::module_& module) {
              py::arg("near_ties"), py::arg("margin"), py::arg("faults"), py::arg("threads") = 1,
              py::arg("stream") = 0);
   module.def("score_histogram", &score_histogram, py::arg("logits"), py::arg("classes"),
+             py::arg("histogram"), py::arg("score_sums"), py::arg("faults"), py::arg("threads") = 1,
+             py::arg("stream") = 0);
+  module.def("count_votes_and_scores", &count_votes_and_scores, py::arg("logits"),
+             py::arg("classes"), py::arg("counts"), py::arg("near_ties"), py::arg("margin"),
              py::arg("histogram"), py::arg("score_sums"), py::arg("faults"), py::arg("threads") = 1,
              py::arg("stream") = 0);
 }

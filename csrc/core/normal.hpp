@@ -19,59 +19,73 @@ namespace certcal {
 
 inline constexpr int kNormalsPerBlock = 4;  // one Philox block gives four normals
 
-// sqrt(-2 log((w + 1/2) / 2^32)). Everything is scaled by -2 from the start, which is exact.
+// The transform of one radius word and one angle word, in five stages to be called in this order; a SIMD path does other
+// work between them.
 template <class F, class Word>
-CERTCAL_HD F normal_radius(Word w) {
-  const F u = fused(from_unsigned(w), F(0x1p-32f), F(0x1p-33f));
-  // u = m * 2^e with m in [sqrt(1/2), sqrt(2)): adding the distance from sqrt(1/2) to 1 carries into the exponent.
-  const Word shifted = bits_of(u) + Word(0x3F800000u - 0x3F3504F3u);
-  const F exponent = from_signed(shifted >> 23) - F(127.0f);
-  const F f = float_of((shifted & Word(0x007FFFFFu)) + Word(0x3F3504F3u)) - F(1.0f);
-  const F square = f * f;
-  const F log_mantissa = fused(square * f, log_tail(f), fused(f, F(-2.0f), square));
-  return square_root(fused(exponent, F(-0x1.62e430p+0f), log_mantissa));
-}
+class NormalStages {
+ public:
+  CERTCAL_HD void reduce(Word radius_word, Word angle_word) {
+    reduce_radius(radius_word);
+    reduce_angle(angle_word);
+  }
+  CERTCAL_HD void logarithm() { tail_ = log_tail(f_); }
+  CERTCAL_HD void sine_and_cosine() {
+    const F square = y_ * y_;
+    sine_ = fused(square * y_, sin_tail(square), y_);
+    cosine_ = fused(square * square, cos_tail(square), fused(square, F(-0.5f), F(1.0f)));
+  }
+  // sqrt(-2 log u) for u = (w + 1/2) / 2^32, everything scaled by -2 from the start, which is exact.
+  CERTCAL_HD void radius() {
+    const F square = f_ * f_;
+    const F log_mantissa = fused(square * f_, tail_, fused(f_, F(-2.0f), square));
+    radius_ = square_root(fused(exponent_, F(-0x1.62e430p+0f), log_mantissa));
+  }
+  // Odd quarter turns exchange sine and cosine. The sine is negative in the second half turn, the cosine a quarter turn
+  // before that.
+  CERTCAL_HD void turn() {
+    const NormalPair<F> axes = exchanged_where(turned_ & Word(1u << 30), cosine_, sine_);
+    cosine_ = with_sign_flipped(axes.first, turned_ + Word(1u << 30));
+    sine_ = with_sign_flipped(axes.second, turned_);
+  }
+  CERTCAL_HD NormalPair<F> pair() const { return {radius_ * cosine_, radius_ * sine_}; }
+
+ private:
+  // u = m * 2^e with m = 1 + f in [sqrt(1/2), sqrt(2)): adding the distance from sqrt(1/2) to 1 carries into the exponent,
+  // from which the same addition takes the 32 of 2^-32.
+  CERTCAL_HD void reduce_radius(Word w) {
+    const F steps = from_unsigned(w) + F(0.5f);
+    const Word shifted = bits_of(steps) + Word(0x3F800000u - 0x3F3504F3u - (32u << 23));
+    exponent_ = exponent_of(shifted);
+    f_ = float_of((shifted & Word(0x007FFFFFu)) + Word(0x3F3504F3u)) - F(1.0f);
+  }
+  // An eighth of a turn further, the top two bits count quarter turns, and the rest is the angle past the last axis plus
+  // an eighth of a turn: 2 pi / 2^32 times an odd number in (-2^29, 2^29).
+  CERTCAL_HD void reduce_angle(Word w) {
+    turned_ = w + Word(1u << 29);
+    const Word offset = masked_or(turned_, 0x3FFFFFFFu, 1u) - Word(1u << 29);
+    y_ = from_signed(offset) * F(0x1.921fb6p-30f);
+  }
+
+  F exponent_, f_, tail_, radius_;
+  Word turned_;
+  F y_, sine_, cosine_;
+};
 
 template <class F, class Word>
 CERTCAL_HD NormalPair<F> normal_pair(Word radius_word, Word angle_word) {
-  const F radius = normal_radius<F>(radius_word);
-
-  // An eighth of a turn further, the top two bits count quarter turns, and the rest is the angle past the last axis plus
-  // an eighth of a turn.
-  const Word turned = angle_word + Word(1u << 29);
-  const Word offset = ((turned & Word(0x3FFFFFFFu)) | Word(1u)) - Word(1u << 29);
-  const F y =
-      from_signed(offset) * F(0x1.921fb6p-30f);  // 2 pi / 2^32 times an odd number in (-2^29, 2^29)
-  const F square = y * y;
-  const F sine = fused(square * y, sin_tail(square), y);
-  const F cosine = fused(square * square, cos_tail(square), fused(square, F(-0.5f), F(1.0f)));
-
-  // Odd quarter turns exchange sine and cosine. The sine is negative in the second half turn, the cosine a quarter turn
-  // before that.
-  const NormalPair<F> axes = exchanged_where(turned & Word(1u << 30), cosine, sine);
-  const Word sign(1u << 31);
-  return {radius * float_of(bits_of(axes.first) ^ ((turned + Word(1u << 30)) & sign)),
-          radius * float_of(bits_of(axes.second) ^ (turned & sign))};
+  NormalStages<F, Word> normal;
+  normal.reduce(radius_word, angle_word);
+  normal.logarithm();
+  normal.sine_and_cosine();
+  normal.radius();
+  normal.turn();
+  return normal.pair();
 }
 
 template <class F>
 struct NormalBlock {
   F z0, z1, z2, z3;
 };
-
-// The uniform words behind elements 4 * block .. 4 * block + 3 of one draw of one sample.
-template <class Word>
-CERTCAL_HD PhiloxBlock<Word> normal_words(Word block, uint32_t draw, uint64_t sample_id,
-                                          uint64_t seed) {
-  using Layout = PhiloxLayout<Word>;
-  using Lanes = typename Layout::Lanes;
-  const PhiloxBlock<Lanes> counter{Layout::spread(block), Lanes(draw),
-                                   Lanes(static_cast<uint32_t>(sample_id)),
-                                   Lanes(static_cast<uint32_t>(sample_id >> 32))};
-  const PhiloxBlock<Lanes> w =
-      philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-  return {Layout::gather(w.w0), Layout::gather(w.w1), Layout::gather(w.w2), Layout::gather(w.w3)};
-}
 
 template <class F, class Word>
 CERTCAL_HD NormalBlock<F> normals_of(const PhiloxBlock<Word>& w) {
@@ -80,10 +94,14 @@ CERTCAL_HD NormalBlock<F> normals_of(const PhiloxBlock<Word>& w) {
   return {a.first, a.second, b.first, b.second};
 }
 
+// Elements 4 * block .. 4 * block + 3 of one draw of one sample.
 template <class F, class Word>
 CERTCAL_HD NormalBlock<F> normal_block(Word block, uint32_t draw, uint64_t sample_id,
                                        uint64_t seed) {
-  return normals_of<F>(normal_words(block, draw, sample_id, seed));
+  const PhiloxBlock<Word> counter{block, draw, static_cast<uint32_t>(sample_id),
+                                  static_cast<uint32_t>(sample_id >> 32)};
+  return normals_of<F>(
+      philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)));
 }
 
 // What a noisy element is: one rounding.

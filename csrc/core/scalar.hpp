@@ -28,6 +28,18 @@ CERTCAL_HD float float_of(uint32_t bits) {
   return x;
 }
 
+// The exponent of a positive normal float, given its bits.
+CERTCAL_HD float exponent_of(uint32_t bits) { return from_signed(bits >> 23) - 127.0f; }
+
+CERTCAL_HD uint32_t masked_or(uint32_t x, uint32_t mask, uint32_t bits) {
+  return (x & mask) | bits;
+}
+
+// x, with the other sign where the top bit of `word` is set.
+CERTCAL_HD float with_sign_flipped(float x, uint32_t word) {
+  return float_of(bits_of(x) ^ (word & 0x80000000u));
+}
+
 template <class F>
 struct NormalPair {
   F first, second;

@@ -14,17 +14,19 @@ namespace {
 constexpr int64_t kPieceElements = 4096;  // a multiple of every path's step
 constexpr int64_t kGrainPieces = 8;  // below some 10^5 elements a thread costs more than it saves
 constexpr int64_t kTilePixels = 64;  // a multiple of this, where images are interleaved
-constexpr int64_t kTileDraws = 8;    // share the sorting of an interleaved image into planes
+constexpr int64_t kChunkDraws =
+    kMostRows;  // share the first rounds of Philox, and the sorting of interleaved images
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class Value>
-NoiseRow<Value> row_function(SimdPath path) {
+NoiseFunction<Value> rows_function(SimdPath path) {
 #ifdef CERTCAL_X86
-  return for_path<NoiseRow<Value>>(path, noise_row_scalar, noise_row_avx2, noise_row_avx512);
+  return for_path<NoiseFunction<Value>>(path, noise_rows_scalar, noise_rows_avx2,
+                                        noise_rows_avx512);
 #else
   (void)path;
-  return noise_row_scalar;
+  return noise_rows_scalar;
 #endif
 }
 
@@ -60,20 +62,37 @@ struct Noise {
   int64_t draws;
   Value* out;
   int threads;
-  NoiseRow<Value> row;
+  NoiseFunction<Value> write_rows;
+
+  NoiseRows rows(int64_t sample, int64_t first, int64_t last) const {
+    return {nullptr,
+            sigma,
+            seed,
+            static_cast<uint64_t>(sample_ids[sample]),
+            first_draw + static_cast<uint32_t>(first),
+            last - first,
+            0,
+            0,
+            0};
+  }
 
   void add_to_rows() const {
     const int64_t pieces = ceil_div(elements, kPieceElements);
-    const int64_t row_grain = std::max<int64_t>(1, kGrainPieces * kPieceElements / elements);
-    const int64_t grain = pieces > 1 ? kGrainPieces : row_grain;
-    parallel_for(batch * draws * pieces, grain, threads, [&](int64_t first, int64_t last) {
+    const int64_t piece = std::min(kPieceElements, elements);
+    const int64_t chunks = ceil_div(draws, kChunkDraws);
+    const int64_t work = piece * std::min(draws, kChunkDraws);
+    const int64_t grain = std::max<int64_t>(1, kGrainPieces * kPieceElements / work);
+    parallel_for(batch * pieces * chunks, grain, threads, [&](int64_t first, int64_t last) {
       for (int64_t item = first; item < last; ++item) {
-        const int64_t line = item / pieces;
+        const int64_t b = item / (chunks * pieces);
         const int64_t begin = (item % pieces) * kPieceElements;
-        const int64_t b = line / draws;
-        row(images + b * elements + begin, sigma, seed, static_cast<uint64_t>(sample_ids[b]),
-            first_draw + static_cast<uint32_t>(line % draws), begin,
-            std::min(kPieceElements, elements - begin), out + line * elements + begin);
+        const int64_t d = (item / pieces % chunks) * kChunkDraws;
+        NoiseRows r = rows(b, d, std::min(d + kChunkDraws, draws));
+        r.image = images + b * elements + begin;
+        r.begin = begin;
+        r.size = std::min(kPieceElements, elements - begin);
+        r.stride = elements;
+        write_rows(r, out + (b * draws + d) * elements + begin);
       }
     });
   }
@@ -85,15 +104,15 @@ struct Noise {
     const int64_t tile =
         std::max<int64_t>(kTilePixels, kPieceElements / channels / kTilePixels * kTilePixels);
     const int64_t tiles = ceil_div(pixels, tile);
-    const int64_t chunks = ceil_div(draws, kTileDraws);
+    const int64_t chunks = ceil_div(draws, kChunkDraws);
     const int64_t largest = std::min(tile, pixels);
-    const int64_t work = largest * channels * std::min(draws, kTileDraws);
+    const int64_t work = largest * channels * std::min(draws, kChunkDraws);
     const int64_t grain = std::max<int64_t>(1, kGrainPieces * kPieceElements / work);
     parallel_for(batch * tiles * chunks, grain, threads, [&](int64_t first, int64_t last) {
       // Of each plane, after room for what lies before its first pixel in a Philox block: a row begins with a block.
       const int64_t room = kNormalsPerBlock + largest;
       std::vector<float> planes(static_cast<size_t>(channels * room));
-      std::vector<Value> noisy(static_cast<size_t>(channels * room));
+      std::vector<Value> noisy(static_cast<size_t>(std::min(draws, kChunkDraws) * channels * room));
       for (int64_t item = first; item < last; ++item) {
         const int64_t b = item / (tiles * chunks);
         const int64_t begin = (item / chunks % tiles) * tile;
@@ -103,19 +122,21 @@ struct Noise {
           float* plane = planes.data() + c * room + kNormalsPerBlock;
           for (int64_t p = 0; p < size; ++p) plane[p] = image[p * channels + c];
         }
-        const int64_t first_of_chunk = (item % chunks) * kTileDraws;
-        const int64_t last_of_chunk = std::min(first_of_chunk + kTileDraws, draws);
-        for (int64_t d = first_of_chunk; d < last_of_chunk; ++d) {
-          for (int64_t c = 0; c < channels; ++c) {
-            const int64_t element = c * pixels + begin;
-            const int64_t ahead = element % kNormalsPerBlock;
-            const int64_t at = c * room + kNormalsPerBlock - ahead;
-            row(planes.data() + at, sigma, seed, static_cast<uint64_t>(sample_ids[b]),
-                first_draw + static_cast<uint32_t>(d), element - ahead, ahead + size,
-                noisy.data() + at);
-          }
-          const Value* sorted = noisy.data() + kNormalsPerBlock;
-          Value* target = out + (b * draws + d) * elements + begin * channels;
+        const int64_t d = (item % chunks) * kChunkDraws;
+        NoiseRows r = rows(b, d, std::min(d + kChunkDraws, draws));
+        r.stride = channels * room;
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t element = c * pixels + begin;
+          const int64_t ahead = element % kNormalsPerBlock;
+          const int64_t at = c * room + kNormalsPerBlock - ahead;
+          r.image = planes.data() + at;
+          r.begin = element - ahead;
+          r.size = ahead + size;
+          write_rows(r, noisy.data() + at);
+        }
+        for (int64_t k = 0; k < r.draws; ++k) {
+          const Value* sorted = noisy.data() + k * r.stride + kNormalsPerBlock;
+          Value* target = out + (b * draws + d + k) * elements + begin * channels;
           if (channels == 3) {
             interleave(sorted, room, size, target);
           } else {
@@ -146,7 +167,7 @@ void add_noise_cpu(const float* images, const int64_t* sample_ids, float sigma, 
                               draws,
                               out,
                               threads,
-                              row_function<Value>(path)};
+                              rows_function<Value>(path)};
   if (channels == 1) {
     noise.add_to_rows();
   } else {

@@ -11,6 +11,7 @@ struct Words8 {
   __m256i v;
   explicit Words8(__m256i x) : v(x) {}
   explicit Words8(uint32_t x) : v(_mm256_set1_epi32(static_cast<int>(x))) {}
+  Words8() = default;
 };
 Words8 operator+(Words8 a, Words8 b) { return Words8(_mm256_add_epi32(a.v, b.v)); }
 Words8 operator-(Words8 a, Words8 b) { return Words8(_mm256_sub_epi32(a.v, b.v)); }
@@ -27,6 +28,10 @@ struct SpreadWords8 {
   explicit SpreadWords8(uint32_t x) : even(_mm256_set1_epi32(static_cast<int>(x))), odd(even) {}
   SpreadWords8() = default;
 };
+Words8 exclusive_or(Words8 a, Words8 b, Words8 c) { return a ^ b ^ c; }
+SpreadWords8 exclusive_or(SpreadWords8 a, SpreadWords8 b) {
+  return {_mm256_xor_si256(a.even, b.even), _mm256_xor_si256(a.odd, b.odd)};
+}
 SpreadWords8 exclusive_or(SpreadWords8 a, SpreadWords8 b, SpreadWords8 c) {
   return {_mm256_xor_si256(_mm256_xor_si256(a.even, b.even), c.even),
           _mm256_xor_si256(_mm256_xor_si256(a.odd, b.odd), c.odd)};
@@ -40,9 +45,11 @@ void multiply_high_low(SpreadWords8 a, uint32_t b, SpreadWords8& high, SpreadWor
 struct Floats8 {
   __m256 v;
   explicit Floats8(__m256 x) : v(x) {}
+  Floats8() = default;
   explicit Floats8(float x) : v(_mm256_set1_ps(x)) {}
 };
 Floats8 operator*(Floats8 a, Floats8 b) { return Floats8(_mm256_mul_ps(a.v, b.v)); }
+Floats8 operator+(Floats8 a, Floats8 b) { return Floats8(_mm256_add_ps(a.v, b.v)); }
 Floats8 operator-(Floats8 a, Floats8 b) { return Floats8(_mm256_sub_ps(a.v, b.v)); }
 Floats8 fused(Floats8 a, Floats8 b, Floats8 c) { return Floats8(_mm256_fmadd_ps(a.v, b.v, c.v)); }
 Floats8 square_root(Floats8 x) { return Floats8(_mm256_sqrt_ps(x.v)); }
@@ -56,6 +63,13 @@ Floats8 from_unsigned(Words8 w) {
 }
 Words8 bits_of(Floats8 x) { return Words8(_mm256_castps_si256(x.v)); }
 Floats8 float_of(Words8 w) { return Floats8(_mm256_castsi256_ps(w.v)); }
+Floats8 exponent_of(Words8 w) { return from_signed(w >> 23) - Floats8(127.0f); }
+Words8 masked_or(Words8 x, uint32_t mask, uint32_t bits) {
+  return (x & Words8(mask)) | Words8(bits);
+}
+Floats8 with_sign_flipped(Floats8 x, Words8 word) {
+  return float_of(bits_of(x) ^ (word & Words8(0x80000000u)));
+}
 
 NormalPair<Floats8> exchanged_where(Words8 bit, Floats8 a, Floats8 b) {
   // A blend looks at the sign bit only; the bit in question is the one below.
@@ -107,22 +121,24 @@ template <>
 struct PhiloxLayout<Words8> {
   using Lanes = SpreadWords8;
   static Lanes spread(Words8 w) { return {w.v, _mm256_srli_epi64(w.v, 32)}; }
-  static Words8 gather(Lanes w) {
-    return Words8(_mm256_blend_epi32(w.even, _mm256_slli_epi64(w.odd, 32), 0xAA));
+  static Words8 low_words(Lanes p) {
+    return Words8(_mm256_blend_epi32(p.even, _mm256_slli_epi64(p.odd, 32), 0xAA));
+  }
+  static Words8 high_words(Lanes p) {
+    return Words8(_mm256_blend_epi32(p.odd, _mm256_srli_epi64(p.even, 32), 0x55));
+  }
+  static PhiloxBlock<Words8> last_round(const PhiloxBlock<Lanes>& counter, PhiloxKey key) {
+    return gathered_round<Words8>(counter, key);
   }
 };
 
 template <class Value>
-void noise_row_avx2(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                    uint32_t draw, int64_t begin, int64_t size, Value* out) {
-  noise_row<Avx2Lanes>(image, sigma, seed, sample_id, draw, begin, size, out);
+void noise_rows_avx2(const NoiseRows& rows, Value* out) {
+  noise_rows<Avx2Lanes>(rows, out);
 }
 
-template void noise_row_avx2<float>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                    int64_t, float*);
-template void noise_row_avx2<Float16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                      int64_t, Float16*);
-template void noise_row_avx2<BFloat16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                       int64_t, BFloat16*);
+template void noise_rows_avx2(const NoiseRows&, float*);
+template void noise_rows_avx2(const NoiseRows&, Float16*);
+template void noise_rows_avx2(const NoiseRows&, BFloat16*);
 
 }  // namespace certcal

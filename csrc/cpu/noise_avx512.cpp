@@ -11,13 +11,11 @@ struct Words16 {
   __m512i v;
   explicit Words16(__m512i x) : v(x) {}
   explicit Words16(uint32_t x) : v(_mm512_set1_epi32(static_cast<int>(x))) {}
+  Words16() = default;
 };
 Words16 operator+(Words16 a, Words16 b) { return Words16(_mm512_add_epi32(a.v, b.v)); }
 Words16 operator-(Words16 a, Words16 b) { return Words16(_mm512_sub_epi32(a.v, b.v)); }
-Words16 operator^(Words16 a, Words16 b) { return Words16(_mm512_xor_si512(a.v, b.v)); }
 Words16 operator&(Words16 a, Words16 b) { return Words16(_mm512_and_si512(a.v, b.v)); }
-Words16 operator|(Words16 a, Words16 b) { return Words16(_mm512_or_si512(a.v, b.v)); }
-Words16 operator>>(Words16 a, unsigned n) { return Words16(_mm512_srli_epi32(a.v, n)); }
 
 // Sixteen words in the low halves of 64-bit lanes. The high halves hold whatever the last operation left: the
 // multiplication reads the low ones only, and its product is both words of the result at once.
@@ -27,6 +25,12 @@ struct SpreadWords16 {
   explicit SpreadWords16(uint32_t x) : even(_mm512_set1_epi32(static_cast<int>(x))), odd(even) {}
   SpreadWords16() = default;
 };
+Words16 exclusive_or(Words16 a, Words16 b, Words16 c) {
+  return Words16(_mm512_ternarylogic_epi32(a.v, b.v, c.v, 0x96));
+}
+SpreadWords16 exclusive_or(SpreadWords16 a, SpreadWords16 b) {
+  return {_mm512_xor_si512(a.even, b.even), _mm512_xor_si512(a.odd, b.odd)};
+}
 SpreadWords16 exclusive_or(SpreadWords16 a, SpreadWords16 b, SpreadWords16 c) {
   return {_mm512_ternarylogic_epi64(a.even, b.even, c.even, 0x96),
           _mm512_ternarylogic_epi64(a.odd, b.odd, c.odd, 0x96)};
@@ -40,9 +44,11 @@ void multiply_high_low(SpreadWords16 a, uint32_t b, SpreadWords16& high, SpreadW
 struct Floats16 {
   __m512 v;
   explicit Floats16(__m512 x) : v(x) {}
+  Floats16() = default;
   explicit Floats16(float x) : v(_mm512_set1_ps(x)) {}
 };
 Floats16 operator*(Floats16 a, Floats16 b) { return Floats16(_mm512_mul_ps(a.v, b.v)); }
+Floats16 operator+(Floats16 a, Floats16 b) { return Floats16(_mm512_add_ps(a.v, b.v)); }
 Floats16 operator-(Floats16 a, Floats16 b) { return Floats16(_mm512_sub_ps(a.v, b.v)); }
 Floats16 fused(Floats16 a, Floats16 b, Floats16 c) {
   return Floats16(_mm512_fmadd_ps(a.v, b.v, c.v));
@@ -52,6 +58,15 @@ Floats16 from_unsigned(Words16 w) { return Floats16(_mm512_cvtepu32_ps(w.v)); }
 Floats16 from_signed(Words16 w) { return Floats16(_mm512_cvtepi32_ps(w.v)); }
 Words16 bits_of(Floats16 x) { return Words16(_mm512_castps_si512(x.v)); }
 Floats16 float_of(Words16 w) { return Floats16(_mm512_castsi512_ps(w.v)); }
+Floats16 exponent_of(Words16 w) { return Floats16(_mm512_getexp_ps(float_of(w).v)); }
+// One instruction looks up a function of three bits in eight of its own.
+Words16 masked_or(Words16 x, uint32_t mask, uint32_t bits) {
+  return Words16(_mm512_ternarylogic_epi32(x.v, Words16(mask).v, Words16(bits).v, 0xEA));
+}
+Floats16 with_sign_flipped(Floats16 x, Words16 word) {
+  return float_of(
+      Words16(_mm512_ternarylogic_epi32(bits_of(x).v, word.v, Words16(0x80000000u).v, 0x78)));
+}
 
 NormalPair<Floats16> exchanged_where(Words16 bit, Floats16 a, Floats16 b) {
   const __mmask16 set = _mm512_test_epi32_mask(bit.v, bit.v);
@@ -103,22 +118,25 @@ template <>
 struct PhiloxLayout<Words16> {
   using Lanes = SpreadWords16;
   static Lanes spread(Words16 w) { return {w.v, _mm512_srli_epi64(w.v, 32)}; }
-  static Words16 gather(Lanes w) {
-    return Words16(_mm512_mask_blend_epi32(0xAAAA, w.even, _mm512_slli_epi64(w.odd, 32)));
+  // The products are spread; each of these takes one of their words for all lanes, in one instruction.
+  static Words16 low_words(Lanes p) {
+    return Words16(_mm512_mask_shuffle_epi32(p.even, 0xAAAA, p.odd, _MM_PERM_CCAA));
+  }
+  static Words16 high_words(Lanes p) {
+    return Words16(_mm512_mask_shuffle_epi32(p.odd, 0x5555, p.even, _MM_PERM_DDBB));
+  }
+  static PhiloxBlock<Words16> last_round(const PhiloxBlock<Lanes>& counter, PhiloxKey key) {
+    return gathered_round<Words16>(counter, key);
   }
 };
 
 template <class Value>
-void noise_row_avx512(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                      uint32_t draw, int64_t begin, int64_t size, Value* out) {
-  noise_row<Avx512Lanes>(image, sigma, seed, sample_id, draw, begin, size, out);
+void noise_rows_avx512(const NoiseRows& rows, Value* out) {
+  noise_rows<Avx512Lanes>(rows, out);
 }
 
-template void noise_row_avx512<float>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                      int64_t, float*);
-template void noise_row_avx512<Float16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                        int64_t, Float16*);
-template void noise_row_avx512<BFloat16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                         int64_t, BFloat16*);
+template void noise_rows_avx512(const NoiseRows&, float*);
+template void noise_rows_avx512(const NoiseRows&, Float16*);
+template void noise_rows_avx512(const NoiseRows&, BFloat16*);
 
 }  // namespace certcal

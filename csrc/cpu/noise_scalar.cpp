@@ -20,16 +20,12 @@ struct ScalarLanes {
 }  // namespace
 
 template <class Value>
-void noise_row_scalar(const float* image, float sigma, uint64_t seed, uint64_t sample_id,
-                      uint32_t draw, int64_t begin, int64_t size, Value* out) {
-  noise_row<ScalarLanes>(image, sigma, seed, sample_id, draw, begin, size, out);
+void noise_rows_scalar(const NoiseRows& rows, Value* out) {
+  noise_rows<ScalarLanes>(rows, out);
 }
 
-template void noise_row_scalar<float>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                      int64_t, float*);
-template void noise_row_scalar<Float16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                        int64_t, Float16*);
-template void noise_row_scalar<BFloat16>(const float*, float, uint64_t, uint64_t, uint32_t, int64_t,
-                                         int64_t, BFloat16*);
+template void noise_rows_scalar(const NoiseRows&, float*);
+template void noise_rows_scalar(const NoiseRows&, Float16*);
+template void noise_rows_scalar(const NoiseRows&, BFloat16*);
 
 }  // namespace certcal

@@ -2,7 +2,6 @@
 #include "votes.hpp"
 
 #include <algorithm>
-#include <type_traits>
 #include <vector>
 
 #include "../core/fixed_point.hpp"
@@ -21,10 +20,8 @@ int64_t grain_rows(int64_t classes) { return std::max<int64_t>(1, kGrainLogits /
 template <class Real>
 TopRows<Real> top_function([[maybe_unused]] SimdPath path, [[maybe_unused]] int64_t classes) {
 #ifdef CERTCAL_X86
-  if constexpr (std::is_same_v<Real, float>) {
-    if (classes <= kMostVectorClasses) {
-      return for_path<TopRows<float>>(path, top_rows_scalar<float>, top_rows_avx2, top_rows_avx512);
-    }
+  if (classes <= kMostVectorClasses) {
+    return for_path<TopRows<Real>>(path, top_rows_scalar<Real>, top_rows_avx2, top_rows_avx512);
   }
 #endif
   return top_rows_scalar<Real>;
@@ -145,6 +142,24 @@ void count_faults(const Real* block, int64_t classes, uint64_t faulty, int64_t* 
   }
 }
 
+void mark(uint64_t bits, uint8_t* rows) {
+  for (; bits != 0; bits &= bits - 1) rows[__builtin_ctzll(bits)] = 1;
+}
+
+// Counts the tops of the rows [from, to) of a block but for those in `without`.
+void count_tops(const RowBlock& block, uint64_t without, int64_t from, int64_t to, int64_t* words,
+                int64_t stride) {
+  int64_t r = from;
+  if (without == 0) {
+    for (; r + SampleWords::kCopies <= to; r += SampleWords::kCopies) {
+      for (int64_t c = 0; c < SampleWords::kCopies; ++c) ++words[c * stride + block.top[r + c]];
+    }
+  }
+  for (; r < to; ++r) {
+    if (!has_bit(without, r)) ++words[block.top[r]];
+  }
+}
+
 }  // namespace
 
 template <class Real>
@@ -165,37 +180,27 @@ void count_votes_cpu(const Real* logits, int64_t batch, int64_t draws, int64_t c
       const uint64_t faulty = block.faulty & first_bits(rows);
       const uint64_t near = block.near_ties & first_bits(rows) & ~faulty;
       count_faults(row, classes, faulty, faults);
-      for (uint64_t rest = near; rest != 0; rest &= rest - 1) {
-        near_ties[line + __builtin_ctzll(rest)] = 1;
-      }
-      const uint64_t without = faulty | near;
+      if (near != 0) mark(near, near_ties + line);
       piece.for_each_sample(line, rows, [&](int64_t b, int64_t from, int64_t to) {
         int64_t* words = sample_counts.of(b);
-        const int64_t stride = sample_counts.stride();
-        int64_t r = from;
-        if (without == 0) {
-          for (; r + SampleWords::kCopies <= to; r += SampleWords::kCopies) {
-            for (int64_t c = 0; c < SampleWords::kCopies; ++c) {
-              ++words[c * stride + block.top[r + c]];
-            }
-          }
-        }
-        for (; r < to; ++r) {
-          if (!has_bit(without, r)) ++words[block.top[r]];
-        }
+        count_tops(block, faulty | near, from, to, words, sample_counts.stride());
       });
     });
   });
 }
 
 template <class Real>
-void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t batch, int64_t draws,
-                         int64_t num_classes, int64_t bins, int64_t* histogram, int64_t* score_sums,
-                         int64_t* faults, int threads, SimdPath path) {
+void count_votes_and_scores_cpu(const Real* logits, const int64_t* classes, int64_t batch,
+                                int64_t draws, int64_t num_classes, int64_t bins, double margin,
+                                int64_t* counts, uint8_t* near_ties, int64_t* histogram,
+                                int64_t* score_sums, int64_t* faults, int threads, SimdPath path) {
   const ScoreRows<Real> score_rows = score_function<Real>(path, num_classes);
   const Real* end = logits + batch * draws * num_classes;
+  const Real real_margin = static_cast<Real>(margin);
+  const Real* wanted_margin = near_ties != nullptr ? &real_margin : nullptr;
   parallel_for(batch * draws, grain_rows(num_classes), threads, [&](int64_t first, int64_t last) {
     const Piece piece{draws, first, last};
+    SampleWords sample_counts(counts, num_classes, piece);
     SampleWords sample_histogram(histogram, bins, piece);
     SampleWords sample_sums(score_sums, 2, piece);
     RowBlock block;
@@ -207,10 +212,17 @@ void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t bat
           std::fill(chosen + from, chosen + to, classes[b]);
         });
       }
-      score_rows(row, rows, num_classes, end, classes != nullptr ? chosen : nullptr, block);
+      score_rows(row, rows, num_classes, end, classes != nullptr ? chosen : nullptr, wanted_margin,
+                 block);
       const uint64_t faulty = block.faulty & first_bits(rows);
+      const uint64_t near = block.near_ties & first_bits(rows) & ~faulty;
       count_faults(row, num_classes, faulty, faults);
+      if (near != 0) mark(near, near_ties + line);
       piece.for_each_sample(line, rows, [&](int64_t b, int64_t from, int64_t to) {
+        if (counts != nullptr) {
+          int64_t* votes = sample_counts.of(b);
+          count_tops(block, faulty | near, from, to, votes, sample_counts.stride());
+        }
         int64_t* words = sample_histogram.of(b);
         const int64_t stride = sample_histogram.stride();
         SplitSum sum{0, 0};
@@ -228,6 +240,15 @@ void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t bat
   });
 }
 
+template <class Real>
+void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t batch, int64_t draws,
+                         int64_t num_classes, int64_t bins, int64_t* histogram, int64_t* score_sums,
+                         int64_t* faults, int threads, SimdPath path) {
+  count_votes_and_scores_cpu(logits, classes, batch, draws, num_classes, bins, 0.0,
+                             static_cast<int64_t*>(nullptr), static_cast<uint8_t*>(nullptr),
+                             histogram, score_sums, faults, threads, path);
+}
+
 template void count_votes_cpu(const float*, int64_t, int64_t, int64_t, double, int64_t*, uint8_t*,
                               int64_t*, int, SimdPath);
 template void count_votes_cpu(const double*, int64_t, int64_t, int64_t, double, int64_t*, uint8_t*,
@@ -236,5 +257,11 @@ template void score_histogram_cpu(const float*, const int64_t*, int64_t, int64_t
                                   int64_t*, int64_t*, int64_t*, int, SimdPath);
 template void score_histogram_cpu(const double*, const int64_t*, int64_t, int64_t, int64_t, int64_t,
                                   int64_t*, int64_t*, int64_t*, int, SimdPath);
+template void count_votes_and_scores_cpu(const float*, const int64_t*, int64_t, int64_t, int64_t,
+                                         int64_t, double, int64_t*, uint8_t*, int64_t*, int64_t*,
+                                         int64_t*, int, SimdPath);
+template void count_votes_and_scores_cpu(const double*, const int64_t*, int64_t, int64_t, int64_t,
+                                         int64_t, double, int64_t*, uint8_t*, int64_t*, int64_t*,
+                                         int64_t*, int, SimdPath);
 
 }  // namespace certcal

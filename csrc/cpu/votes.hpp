@@ -30,4 +30,18 @@ void score_histogram_cpu(const Real* logits,      // (batch, draws, num_classes)
                          int64_t* faults,      // (kFaultWords,), added to
                          int threads, SimdPath path = available_simd_paths().front());
 
+// Both in one pass over the logits: the same integers, and each faulty row counted once. Near ties vote for nothing and
+// have a score. counts may be null.
+template <class Real>
+void count_votes_and_scores_cpu(const Real* logits,      // (batch, draws, num_classes)
+                                const int64_t* classes,  // (batch,) or null
+                                int64_t batch, int64_t draws, int64_t num_classes, int64_t bins,
+                                double margin,
+                                int64_t* counts,      // (batch, num_classes), added to, or null
+                                uint8_t* near_ties,   // (batch, draws) or null
+                                int64_t* histogram,   // (batch, bins), added to
+                                int64_t* score_sums,  // (batch, 2), added to
+                                int64_t* faults,      // (kFaultWords,), added to
+                                int threads, SimdPath path = available_simd_paths().front());
+
 }  // namespace certcal

@@ -24,7 +24,60 @@ struct Integers8 {
 };
 Integers8 operator+(Integers8 a, Integers8 b) { return Integers8(_mm256_add_epi32(a.v, b.v)); }
 
+struct Doubles4 {
+  __m256d v;
+  explicit Doubles4(__m256d x) : v(x) {}
+  explicit Doubles4(double x) : v(_mm256_set1_pd(x)) {}
+};
+Doubles4 fused(Doubles4 a, Doubles4 b, Doubles4 c) {
+  return Doubles4(_mm256_fmadd_pd(a.v, b.v, c.v));
+}
+
+struct Places4 {
+  __m256i v;
+  explicit Places4(__m256i x) : v(x) {}
+  explicit Places4(int64_t x) : v(_mm256_set1_epi64x(x)) {}
+};
+Places4 operator+(Places4 a, Places4 b) { return Places4(_mm256_add_epi64(a.v, b.v)); }
+
+struct Avx2Doubles {
+  using Real = double;
+  using Float = Doubles4;
+  using Index = Places4;
+  using IndexWord = int64_t;
+  static constexpr int kWidth = 4;
+  using Mask = __m256d;
+  static Float max(Float a, Float b) { return Float(_mm256_max_pd(a.v, b.v)); }
+  static Float min(Float a, Float b) { return Float(_mm256_min_pd(a.v, b.v)); }
+  static Mask above(Float a, Float b) { return _mm256_cmp_pd(a.v, b.v, _CMP_GT_OQ); }
+  static Mask equal(Float a, Float b) { return _mm256_cmp_pd(a.v, b.v, _CMP_EQ_OQ); }
+  static Mask is_nan(Float a) { return _mm256_cmp_pd(a.v, a.v, _CMP_UNORD_Q); }
+  static uint32_t bits(Mask mask) { return static_cast<uint32_t>(_mm256_movemask_pd(mask)); }
+  static Float blend(Mask mask, Float yes, Float no) {
+    return Float(_mm256_blendv_pd(no.v, yes.v, mask));
+  }
+  static Index blend(Mask mask, Index yes, Index no) {
+    return Index(_mm256_blendv_epi8(no.v, yes.v, _mm256_castpd_si256(mask)));
+  }
+  static double largest(Float x) {
+    const __m128d y = _mm_max_pd(_mm256_castpd256_pd128(x.v), _mm256_extractf128_pd(x.v, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(y, _mm_unpackhi_pd(y, y)));
+  }
+  static Index first_places() { return Index(_mm256_setr_epi64x(0, 1, 2, 3)); }
+  static Float load(const double* p) { return Float(_mm256_loadu_pd(p)); }
+  static Float load_some(const double* p, int count, Float fill) {
+    const __m256i wanted = _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), first_places().v);
+    return blend(_mm256_castsi256_pd(wanted), Float(_mm256_maskload_pd(p, wanted)), fill);
+  }
+  static void store(int64_t* p, Index x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.v);
+  }
+};
+
 struct Avx2Lanes {
+  using Doubles = Avx2Doubles;
+  using Real = float;
+  using IndexWord = int32_t;
   using Float = Floats8;
   using Index = Integers8;
   using Mask = __m256;
@@ -126,14 +179,23 @@ void top_rows_avx2(const float* logits, int64_t rows, int64_t classes, const flo
   }
 }
 
+void top_rows_avx2(const double* logits, int64_t rows, int64_t classes, const double*,
+                   const double* margin, RowBlock& out) {
+  if (margin != nullptr) {
+    top_long_rows<Avx2Doubles, true>(logits, rows, classes, *margin, out);
+  } else {
+    top_long_rows<Avx2Doubles, false>(logits, rows, classes, 0.0, out);
+  }
+}
+
 void score_rows_avx2(const float* logits, int64_t rows, int64_t classes, const float* end,
-                     const int64_t* chosen, RowBlock& out) {
-  score_rows<Avx2Lanes>(logits, rows, classes, end, chosen, out);
+                     const int64_t* chosen, const float* margin, RowBlock& out) {
+  score_rows<Avx2Lanes>(logits, rows, classes, end, chosen, margin, out);
 }
 
 void score_rows_avx2(const double* logits, int64_t rows, int64_t classes, const double* end,
-                     const int64_t* chosen, RowBlock& out) {
-  score_rows<Avx2Lanes>(logits, rows, classes, end, chosen, out);
+                     const int64_t* chosen, const double* margin, RowBlock& out) {
+  score_rows<Avx2Lanes>(logits, rows, classes, end, chosen, margin, out);
 }
 
 }  // namespace certcal

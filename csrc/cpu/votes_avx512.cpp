@@ -29,7 +29,54 @@ Integers16 operator+(Integers16 a, Integers16 b) { return Integers16(_mm512_add_
 __m256i upper_half(__m512i x) { return _mm512_extracti64x4_epi64(x, 1); }
 __m256 upper_half(__m512 x) { return _mm256_castsi256_ps(upper_half(_mm512_castps_si512(x))); }
 
+struct Doubles8 {
+  __m512d v;
+  explicit Doubles8(__m512d x) : v(x) {}
+  explicit Doubles8(double x) : v(_mm512_set1_pd(x)) {}
+};
+Doubles8 fused(Doubles8 a, Doubles8 b, Doubles8 c) {
+  return Doubles8(_mm512_fmadd_pd(a.v, b.v, c.v));
+}
+
+struct Places8 {
+  __m512i v;
+  explicit Places8(__m512i x) : v(x) {}
+  explicit Places8(int64_t x) : v(_mm512_set1_epi64(x)) {}
+};
+Places8 operator+(Places8 a, Places8 b) { return Places8(_mm512_add_epi64(a.v, b.v)); }
+
+struct Avx512Doubles {
+  using Real = double;
+  using Float = Doubles8;
+  using Index = Places8;
+  using IndexWord = int64_t;
+  static constexpr int kWidth = 8;
+  using Mask = __mmask8;
+  static Float max(Float a, Float b) { return Float(_mm512_max_pd(a.v, b.v)); }
+  static Float min(Float a, Float b) { return Float(_mm512_min_pd(a.v, b.v)); }
+  static Mask above(Float a, Float b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_GT_OQ); }
+  static Mask equal(Float a, Float b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ); }
+  static Mask is_nan(Float a) { return _mm512_cmp_pd_mask(a.v, a.v, _CMP_UNORD_Q); }
+  static uint32_t bits(Mask mask) { return mask; }
+  static Float blend(Mask mask, Float yes, Float no) {
+    return Float(_mm512_mask_blend_pd(mask, no.v, yes.v));
+  }
+  static Index blend(Mask mask, Index yes, Index no) {
+    return Index(_mm512_mask_blend_epi64(mask, no.v, yes.v));
+  }
+  static double largest(Float x) { return _mm512_reduce_max_pd(x.v); }
+  static Index first_places() { return Index(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)); }
+  static Float load(const double* p) { return Float(_mm512_loadu_pd(p)); }
+  static Float load_some(const double* p, int count, Float fill) {
+    return Float(_mm512_mask_loadu_pd(fill.v, static_cast<Mask>((1u << count) - 1), p));
+  }
+  static void store(int64_t* p, Index x) { _mm512_storeu_si512(p, x.v); }
+};
+
 struct Avx512Lanes {
+  using Doubles = Avx512Doubles;
+  using Real = float;
+  using IndexWord = int32_t;
   using Float = Floats16;
   using Index = Integers16;
   using Mask = __mmask16;
@@ -128,14 +175,23 @@ void top_rows_avx512(const float* logits, int64_t rows, int64_t classes, const f
   }
 }
 
+void top_rows_avx512(const double* logits, int64_t rows, int64_t classes, const double*,
+                     const double* margin, RowBlock& out) {
+  if (margin != nullptr) {
+    top_long_rows<Avx512Doubles, true>(logits, rows, classes, *margin, out);
+  } else {
+    top_long_rows<Avx512Doubles, false>(logits, rows, classes, 0.0, out);
+  }
+}
+
 void score_rows_avx512(const float* logits, int64_t rows, int64_t classes, const float* end,
-                       const int64_t* chosen, RowBlock& out) {
-  score_rows<Avx512Lanes>(logits, rows, classes, end, chosen, out);
+                       const int64_t* chosen, const float* margin, RowBlock& out) {
+  score_rows<Avx512Lanes>(logits, rows, classes, end, chosen, margin, out);
 }
 
 void score_rows_avx512(const double* logits, int64_t rows, int64_t classes, const double* end,
-                       const int64_t* chosen, RowBlock& out) {
-  score_rows<Avx512Lanes>(logits, rows, classes, end, chosen, out);
+                       const int64_t* chosen, const double* margin, RowBlock& out) {
+  score_rows<Avx512Lanes>(logits, rows, classes, end, chosen, margin, out);
 }
 
 }  // namespace certcal

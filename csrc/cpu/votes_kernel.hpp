@@ -36,6 +36,7 @@ using TopRows = void (*)(const Real* logits, int64_t rows, int64_t classes, cons
 template <class Real>
 using ScoreRows = void (*)(const Real* logits, int64_t rows, int64_t classes, const Real* end,
                            const int64_t* chosen,  // (rows,): whose score; null: the top's
+                           const Real* margin,     // as above
                            RowBlock& out);
 
 template <class Real>
@@ -43,36 +44,42 @@ void top_rows_scalar(const Real* logits, int64_t rows, int64_t classes, const Re
                      const Real* margin, RowBlock& out);
 template <class Real>
 void score_rows_scalar(const Real* logits, int64_t rows, int64_t classes, const Real* end,
-                       const int64_t* chosen, RowBlock& out);
+                       const int64_t* chosen, const Real* margin, RowBlock& out);
 #ifdef CERTCAL_X86
 void top_rows_avx2(const float* logits, int64_t rows, int64_t classes, const float* end,
                    const float* margin, RowBlock& out);
 void top_rows_avx512(const float* logits, int64_t rows, int64_t classes, const float* end,
                      const float* margin, RowBlock& out);
+void top_rows_avx2(const double* logits, int64_t rows, int64_t classes, const double* end,
+                   const double* margin, RowBlock& out);
+void top_rows_avx512(const double* logits, int64_t rows, int64_t classes, const double* end,
+                     const double* margin, RowBlock& out);
 void score_rows_avx2(const float* logits, int64_t rows, int64_t classes, const float* end,
-                     const int64_t* chosen, RowBlock& out);
+                     const int64_t* chosen, const float* margin, RowBlock& out);
 void score_rows_avx2(const double* logits, int64_t rows, int64_t classes, const double* end,
-                     const int64_t* chosen, RowBlock& out);
+                     const int64_t* chosen, const double* margin, RowBlock& out);
 void score_rows_avx512(const float* logits, int64_t rows, int64_t classes, const float* end,
-                       const int64_t* chosen, RowBlock& out);
+                       const int64_t* chosen, const float* margin, RowBlock& out);
 void score_rows_avx512(const double* logits, int64_t rows, int64_t classes, const double* end,
-                       const int64_t* chosen, RowBlock& out);
+                       const int64_t* chosen, const double* margin, RowBlock& out);
 #endif
 
-// Lanes gives: Float (kWidth floats with +, -, *, fused), Index (as many int32, with +), Mask; max and min (any of two
+// Lanes gives: Real, float or double; Float (kWidth of them with +, -, *, fused), Index (as many IndexWord, with +), Mask; max and min (any of two
 // equals, anything for NaN), above(x, y) = x > y and equal, is_nan, blend(mask, yes, no) for both, bits(mask); load,
 // load_some(p, count, fill), store, columns(p, stride, z) (z[j], lane r = p[r * stride + j] for j < 4; reads no other),
 // largest(x); floor, scaled(e, n) = e * 2^(n + 32), difference(p, best) = float(p[k] - best) of float or double p;
-// and UnitSum, one sum per lane, exact while below 2^53.
+// and UnitSum, one sum per lane, exact while below 2^53. Doubles are the lanes that look for the top of a row of doubles,
+// and have what that takes.
 template <class Lanes, bool kSecond>
 struct LaneTops {
   using Float = typename Lanes::Float;
   using Index = typename Lanes::Index;
+  using Real = typename Lanes::Real;
 
-  Float best{-std::numeric_limits<float>::infinity()};
-  Float second{-std::numeric_limits<float>::infinity()};
-  Float faults{
-      0.0f};  // becomes NaN with the first NaN or infinity: those times 0 are NaN, all else times 0 is 0
+  Float best{-std::numeric_limits<Real>::infinity()};
+  Float second{-std::numeric_limits<Real>::infinity()};
+  Float faults{Real(
+      0)};  // becomes NaN with the first NaN or infinity: those times 0 are NaN, all else times 0 is 0
   Index best_class{0};
 
   // As TopTwo::see.
@@ -81,21 +88,26 @@ struct LaneTops {
     best_class = Lanes::blend(Lanes::above(x, best), k, best_class);
     best = Lanes::max(x, best);
   }
-  void check(Float x) { faults = fused(x, Float(0.0f), faults); }
+  void check(Float x) { faults = fused(x, Float(Real(0)), faults); }
   uint32_t faulty() const { return Lanes::bits(Lanes::is_nan(faults)); }
 
+  // Where a lane is a row: as TopTwo::is_near_tie.
+  uint32_t near_ties(Real margin) const {
+    return Lanes::bits(Lanes::above(Float(margin), best - second));
+  }
+
   // The tops of all lanes merged, as by TopTwo::merge: among equals the lowest class.
-  TopTwo<float> merged() const {
-    TopTwo<float> top;
+  TopTwo<Real> merged() const {
+    TopTwo<Real> top;
     top.best = Lanes::largest(best);
     const typename Lanes::Mask winners = Lanes::equal(best, Float(top.best));
     uint32_t lanes = Lanes::bits(winners);
-    int32_t classes[Lanes::kWidth];
+    typename Lanes::IndexWord classes[Lanes::kWidth];
     Lanes::store(classes, best_class);
-    int32_t lowest = std::numeric_limits<int32_t>::max();
+    int64_t lowest = std::numeric_limits<int64_t>::max();
     const bool tied = (lanes & (lanes - 1)) != 0;
     for (; lanes != 0; lanes &= lanes - 1) {
-      const int32_t k = classes[__builtin_ctz(lanes)];
+      const int64_t k = classes[__builtin_ctz(lanes)];
       lowest = k < lowest ? k : lowest;
     }
     top.best_class = lowest;
@@ -163,9 +175,11 @@ class TurnedRows {
 };
 
 template <class Lanes, bool kSecond>
-TopTwo<float> top_of_row(const float* row, int64_t classes, bool& faulty) {
+TopTwo<typename Lanes::Real> top_of_row(const typename Lanes::Real* row, int64_t classes,
+                                        bool& faulty) {
   using Float = typename Lanes::Float;
   using Index = typename Lanes::Index;
+  using Real = typename Lanes::Real;
   LaneTops<Lanes, kSecond> tops;
   Index place = Lanes::first_places();
   const Index step(Lanes::kWidth);
@@ -178,12 +192,12 @@ TopTwo<float> top_of_row(const float* row, int64_t classes, bool& faulty) {
   }
   if (k < classes) {
     const int rest = static_cast<int>(classes - k);
-    tops.check(Lanes::load_some(row + k, rest, Float(0.0f)));
-    const Float least(-std::numeric_limits<float>::infinity());
+    tops.check(Lanes::load_some(row + k, rest, Float(Real(0))));
+    const Float least(-std::numeric_limits<Real>::infinity());
     tops.see(Lanes::load_some(row + k, rest, least), place);
   }
   faulty = tops.faulty() != 0;
-  return faulty ? TopTwo<float>{} : tops.merged();
+  return faulty ? TopTwo<Real>{} : tops.merged();
 }
 
 template <class Real>
@@ -243,18 +257,25 @@ uint64_t unit_sum_of_row(const Real* row, int64_t classes, Real best) {
 }
 
 template <class Lanes, bool kSecond>
+void top_long_rows(const typename Lanes::Real* logits, int64_t rows, int64_t classes,
+                   typename Lanes::Real margin, RowBlock& out) {
+  out.faulty = out.near_ties = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    bool faulty = false;
+    const auto top = top_of_row<Lanes, kSecond>(logits + r * classes, classes, faulty);
+    out.top[r] = top.best_class;
+    out.faulty |= uint64_t{faulty} << r;
+    if constexpr (kSecond) out.near_ties |= uint64_t{top.is_near_tie(margin)} << r;
+  }
+}
+
+template <class Lanes, bool kSecond>
 void top_rows(const float* logits, int64_t rows, int64_t classes, const float* end, float margin,
               RowBlock& out) {
   using Index = typename Lanes::Index;
   out.faulty = out.near_ties = 0;
   if (classes > kFewClassesToCount) {
-    for (int64_t r = 0; r < rows; ++r) {
-      bool faulty = false;
-      const TopTwo<float> top = top_of_row<Lanes, kSecond>(logits + r * classes, classes, faulty);
-      out.top[r] = top.best_class;
-      out.faulty |= uint64_t{faulty} << r;
-      if constexpr (kSecond) out.near_ties |= uint64_t{top.is_near_tie(margin)} << r;
-    }
+    top_long_rows<Lanes, kSecond>(logits, rows, classes, margin, out);
     return;
   }
   for (int64_t r = 0; r < rows; r += Lanes::kWidth) {
@@ -266,28 +287,25 @@ void top_rows(const float* logits, int64_t rows, int64_t classes, const float* e
     });
     Lanes::store(out.top + r, tops.best_class);
     out.faulty |= uint64_t{tops.faulty()} << r;
-    if constexpr (kSecond) {
-      const auto gap = tops.best - tops.second;
-      const typename Lanes::Float margins(margin);
-      out.near_ties |= uint64_t{Lanes::bits(Lanes::above(margins, gap))} << r;
-    }
+    if constexpr (kSecond) out.near_ties |= uint64_t{tops.near_ties(margin)} << r;
   }
 }
 
-template <class Lanes, class Real>
+template <class Lanes, bool kSecond, class Real>
 void score_long_rows(const Real* logits, int64_t rows, int64_t classes, const int64_t* chosen,
-                     RowBlock& out) {
+                     Real margin, RowBlock& out) {
   for (int64_t r = 0; r < rows; ++r) {
     const Real* row = logits + r * classes;
     bool faulty = false;
     TopTwo<Real> top;
     if constexpr (sizeof(Real) == sizeof(float)) {
-      top = top_of_row<Lanes, false>(row, classes, faulty);
+      top = top_of_row<Lanes, kSecond>(row, classes, faulty);
     } else {
-      top = top_of_row_plain(row, classes, faulty);
+      top = top_of_row<typename Lanes::Doubles, kSecond>(row, classes, faulty);
     }
     out.top[r] = top.best_class;
     out.faulty |= uint64_t{faulty} << r;
+    if constexpr (kSecond) out.near_ties |= uint64_t{top.is_near_tie(margin)} << r;
     if (faulty) continue;
     const int64_t k = chosen != nullptr ? chosen[r] : top.best_class;
     out.score[r] =
@@ -296,14 +314,14 @@ void score_long_rows(const Real* logits, int64_t rows, int64_t classes, const in
 }
 
 // The rows [first, first + kWidth) of a block; `count` of them are there.
-template <class Lanes>
+template <class Lanes, bool kSecond>
 void score_turned_rows(const float* logits, int64_t count, int64_t first, int64_t classes,
-                       const float* end, const int64_t* chosen, RowBlock& out) {
+                       const float* end, const int64_t* chosen, float margin, RowBlock& out) {
   using Float = typename Lanes::Float;
   using Index = typename Lanes::Index;
   const TurnedRows<Lanes> turned(logits, count, classes, end);
   alignas(64) float columns[kFewClassesToScore * Lanes::kWidth];
-  LaneTops<Lanes, false> tops;
+  LaneTops<Lanes, kSecond> tops;
   turned.for_each_class([&](int64_t k, Float x) {
     Lanes::store(columns + k * Lanes::kWidth, x);
     tops.check(x);
@@ -316,6 +334,7 @@ void score_turned_rows(const float* logits, int64_t count, int64_t first, int64_
   Lanes::store(out.top + first, tops.best_class);
   const uint32_t faulty = tops.faulty();
   out.faulty |= uint64_t{faulty} << first;
+  if constexpr (kSecond) out.near_ties |= uint64_t{tops.near_ties(margin)} << first;
   double sums[Lanes::kWidth];
   float best[Lanes::kWidth];
   sum.store(sums);
@@ -330,19 +349,31 @@ void score_turned_rows(const float* logits, int64_t count, int64_t first, int64_
   }
 }
 
-template <class Lanes, class Real>
-void score_rows(const Real* logits, int64_t rows, int64_t classes, [[maybe_unused]] const Real* end,
-                const int64_t* chosen, RowBlock& out) {
+template <class Lanes, bool kSecond, class Real>
+void score_rows_with(const Real* logits, int64_t rows, int64_t classes,
+                     [[maybe_unused]] const Real* end, const int64_t* chosen, Real margin,
+                     RowBlock& out) {
   out.faulty = out.near_ties = 0;
   if constexpr (sizeof(Real) == sizeof(float)) {
     if (classes <= kFewClassesToScore) {
       for (int64_t r = 0; r < rows; r += Lanes::kWidth) {
-        score_turned_rows<Lanes>(logits + r * classes, rows - r, r, classes, end, chosen, out);
+        score_turned_rows<Lanes, kSecond>(logits + r * classes, rows - r, r, classes, end, chosen,
+                                          margin, out);
       }
       return;
     }
   }
-  score_long_rows<Lanes>(logits, rows, classes, chosen, out);
+  score_long_rows<Lanes, kSecond>(logits, rows, classes, chosen, margin, out);
+}
+
+template <class Lanes, class Real>
+void score_rows(const Real* logits, int64_t rows, int64_t classes, const Real* end,
+                const int64_t* chosen, const Real* margin, RowBlock& out) {
+  if (margin != nullptr) {
+    score_rows_with<Lanes, true>(logits, rows, classes, end, chosen, *margin, out);
+  } else {
+    score_rows_with<Lanes, false>(logits, rows, classes, end, chosen, Real(0), out);
+  }
 }
 
 }  // namespace certcal

@@ -18,7 +18,7 @@ void top_rows_scalar(const Real* logits, int64_t rows, int64_t classes, const Re
 
 template <class Real>
 void score_rows_scalar(const Real* logits, int64_t rows, int64_t classes, const Real*,
-                       const int64_t* chosen, RowBlock& out) {
+                       const int64_t* chosen, const Real* margin, RowBlock& out) {
   out.faulty = out.near_ties = 0;
   for (int64_t r = 0; r < rows; ++r) {
     const Real* row = logits + r * classes;
@@ -26,6 +26,7 @@ void score_rows_scalar(const Real* logits, int64_t rows, int64_t classes, const 
     const TopTwo<Real> top = top_of_row_plain(row, classes, faulty);
     out.top[r] = top.best_class;
     out.faulty |= uint64_t{faulty} << r;
+    if (margin != nullptr) out.near_ties |= uint64_t{top.is_near_tie(*margin)} << r;
     if (faulty) continue;
     uint64_t sum = 0;
     for (int64_t k = 0; k < classes; ++k) sum += units_of(row[k], top.best);
@@ -39,8 +40,8 @@ template void top_rows_scalar(const float*, int64_t, int64_t, const float*, cons
 template void top_rows_scalar(const double*, int64_t, int64_t, const double*, const double*,
                               RowBlock&);
 template void score_rows_scalar(const float*, int64_t, int64_t, const float*, const int64_t*,
-                                RowBlock&);
+                                const float*, RowBlock&);
 template void score_rows_scalar(const double*, int64_t, int64_t, const double*, const int64_t*,
-                                RowBlock&);
+                                const double*, RowBlock&);
 
 }  // namespace certcal

@@ -132,11 +132,13 @@ __device__ uint64_t units_of(Real logit, Real best) {
   return exp_units(static_cast<float>(logit - best));
 }
 
+// Votes and scores in one pass over the tile; without votes where `votes` is null.
 template <int kLanes, class Real>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     score_histogram_kernel(const Real* __restrict__ logits, const int64_t* __restrict__ classes,
                            int64_t rows, int64_t draws, int64_t num_classes, int64_t bins,
-                           int64_t* histogram, int64_t* score_sums, int64_t* faults) {
+                           Real margin, int64_t* votes, uint8_t* near_ties, int64_t* histogram,
+                           int64_t* score_sums, int64_t* faults) {
   __shared__ SharedCount shared_counts[kSharedCounts];
   __shared__ SharedSum shared_sums[kSharedSums];
   const int64_t tiles = ceil_div(rows, Tiling<kLanes>::kRowsPerTile);
@@ -144,23 +146,33 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     const Tile tile(t, Tiling<kLanes>::kRowsPerTile, rows, draws);
     const auto counts = words_of(tile, bins, shared_counts, kSharedCounts, histogram);
     const auto sums = words_of(tile, 2, shared_sums, kSharedSums, score_sums);
+    // What the histograms leave.
+    const int64_t used = tile.samples * bins <= kSharedCounts ? tile.samples * bins : 0;
+    const auto tops = words_of(tile, votes != nullptr ? num_classes : 0, shared_counts + used,
+                               kSharedCounts - used, votes);
     counts.clear();
     sums.clear();
+    tops.clear();
     __syncthreads();
-    const auto vote = [&](int64_t line, const Real* row, const TopTwo<Real>& top, bool votes,
+    const auto vote = [&](int64_t line, const Real* row, const TopTwo<Real>& top, bool may_vote,
                           int lane) {
       uint64_t sum = 0;
-      if (votes) {
+      if (may_vote) {
         for (int64_t k = lane; k < num_classes; k += kLanes) sum += units_of(row[k], top.best);
       }
       for (int step = kLanes / 2; step > 0; step /= 2) {
         sum += __shfl_xor_sync(kFullWarp, sum, step);
       }
-      if (!votes || lane != 0) return;
+      if (!may_vote || lane != 0) return;
       const int64_t b = line / draws;
+      const int64_t sample = b - tile.first_sample;
+      if (near_ties != nullptr && top.is_near_tie(margin)) {
+        near_ties[line] = 1;
+      } else if (votes != nullptr) {
+        tops.add(sample * num_classes + top.best_class, 1);
+      }
       const int64_t chosen = classes != nullptr ? classes[b] : top.best_class;
       const double score = score_of(units_of(row[chosen], top.best), sum);
-      const int64_t sample = b - tile.first_sample;
       counts.add(sample * bins + score_bin(score, static_cast<int>(bins)), 1);
       const int64_t q = fixed_floor(score);
       sums.add(sample * 2, q >> kLowBits);
@@ -170,6 +182,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     __syncthreads();
     counts.flush();
     sums.flush();
+    tops.flush();
     __syncthreads();
   }
 }
@@ -204,10 +217,11 @@ cudaError_t launch_count_votes(const Real* logits, int64_t batch, int64_t draws,
 }
 
 template <class Real>
-cudaError_t launch_score_histogram(const Real* logits, const int64_t* classes, int64_t batch,
-                                   int64_t draws, int64_t num_classes, int64_t bins,
-                                   int64_t* histogram, int64_t* score_sums, int64_t* faults,
-                                   cudaStream_t stream) {
+cudaError_t launch_count_votes_and_scores(const Real* logits, const int64_t* classes, int64_t batch,
+                                          int64_t draws, int64_t num_classes, int64_t bins,
+                                          double margin, int64_t* counts, uint8_t* near_ties,
+                                          int64_t* histogram, int64_t* score_sums, int64_t* faults,
+                                          cudaStream_t stream) {
   if (batch <= 0 || draws <= 0 || num_classes <= 0 || bins <= 0) return cudaSuccess;
   const int64_t rows = batch * draws;
   const int lanes = lanes_for(num_classes);
@@ -215,7 +229,18 @@ cudaError_t launch_score_histogram(const Real* logits, const int64_t* classes, i
                       : lanes == 8 ? score_histogram_kernel<8, Real>
                                    : score_histogram_kernel<kWarpThreads, Real>;
   return launch(kernel, tiles_for(lanes, rows), 0, stream, logits, classes, rows, draws,
-                num_classes, bins, histogram, score_sums, faults);
+                num_classes, bins, static_cast<Real>(margin), counts, near_ties, histogram,
+                score_sums, faults);
+}
+
+template <class Real>
+cudaError_t launch_score_histogram(const Real* logits, const int64_t* classes, int64_t batch,
+                                   int64_t draws, int64_t num_classes, int64_t bins,
+                                   int64_t* histogram, int64_t* score_sums, int64_t* faults,
+                                   cudaStream_t stream) {
+  return launch_count_votes_and_scores<Real>(logits, classes, batch, draws, num_classes, bins, 0.0,
+                                             nullptr, nullptr, histogram, score_sums, faults,
+                                             stream);
 }
 
 template cudaError_t launch_count_votes(const float*, int64_t, int64_t, int64_t, double, int64_t*,
@@ -227,5 +252,11 @@ template cudaError_t launch_score_histogram(const float*, const int64_t*, int64_
 template cudaError_t launch_score_histogram(const double*, const int64_t*, int64_t, int64_t,
                                             int64_t, int64_t, int64_t*, int64_t*, int64_t*,
                                             cudaStream_t);
+template cudaError_t launch_count_votes_and_scores(const float*, const int64_t*, int64_t, int64_t,
+                                                   int64_t, int64_t, double, int64_t*, uint8_t*,
+                                                   int64_t*, int64_t*, int64_t*, cudaStream_t);
+template cudaError_t launch_count_votes_and_scores(const double*, const int64_t*, int64_t, int64_t,
+                                                   int64_t, int64_t, double, int64_t*, uint8_t*,
+                                                   int64_t*, int64_t*, int64_t*, cudaStream_t);
 
 }  // namespace certcal

@@ -27,4 +27,12 @@ cudaError_t launch_score_histogram(const Real* logits,      // (batch, draws, nu
                                    int64_t* faults,      // (kFaultWords,)
                                    cudaStream_t stream);
 
+// Both in one pass: see cpu/votes.hpp. counts and near_ties may be null.
+template <class Real>
+cudaError_t launch_count_votes_and_scores(const Real* logits, const int64_t* classes, int64_t batch,
+                                          int64_t draws, int64_t num_classes, int64_t bins,
+                                          double margin, int64_t* counts, uint8_t* near_ties,
+                                          int64_t* histogram, int64_t* score_sums, int64_t* faults,
+                                          cudaStream_t stream);
+
 }  // namespace certcal

@@ -100,32 +100,50 @@ void check_votes(const RowShape& s, Random& random) {
   }
 }
 
+// The scores alone, and beside the votes.
 template <class Real>
 void check_scores(const RowShape& s, int64_t bins, Random& random) {
   const auto logits = random_logits<Real>(random, s.batch * s.draws, s.classes);
   std::vector<int64_t> chosen;
   for (int64_t b = 0; b < s.batch; ++b) chosen.push_back(random.below(s.classes));
+  struct Words {
+    std::vector<int64_t> histogram, sums, faults, counts;
+    std::vector<uint8_t> near_ties;
+    bool operator==(const Words& o) const {
+      return histogram == o.histogram && sums == o.sums && faults == o.faults &&
+             counts == o.counts && near_ties == o.near_ties;
+    }
+  };
+  const Words start{std::vector<int64_t>(static_cast<size_t>(s.batch * bins), 3),
+                    std::vector<int64_t>(static_cast<size_t>(s.batch * 2), 5),
+                    {1, 2},
+                    std::vector<int64_t>(static_cast<size_t>(s.batch * s.classes), 4),
+                    std::vector<uint8_t>(static_cast<size_t>(s.batch * s.draws), 0)};
   for (const int64_t* classes :
        {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(chosen.data())}) {
-    std::vector<int64_t> histogram(static_cast<size_t>(s.batch * bins), 3), faults = {1, 2};
-    std::vector<int64_t> sums(static_cast<size_t>(s.batch * 2), 5);
-    auto expected_histogram = histogram;
-    auto expected_sums = sums;
-    auto expected_faults = faults;
+    Words alone = start;
     score_histogram_cpu(logits.data(), classes, s.batch, s.draws, s.classes, bins,
-                        expected_histogram.data(), expected_sums.data(), expected_faults.data(), 1);
+                        alone.histogram.data(), alone.sums.data(), alone.faults.data(), 1);
+    Words both = start;
+    count_votes_and_scores_cpu(logits.data(), classes, s.batch, s.draws, s.classes, bins, 0.3,
+                               both.counts.data(), both.near_ties.data(), both.histogram.data(),
+                               both.sums.data(), both.faults.data(), 1);
     for (const Shape& shape : kShapes) {
-      auto got_histogram = histogram;
-      auto got_sums = sums;
-      auto got_faults = faults;
+      Words got = start;
       run_in(shape, [&] {
         return launch_score_histogram(logits.data(), classes, s.batch, s.draws, s.classes, bins,
-                                      got_histogram.data(), got_sums.data(), got_faults.data(),
+                                      got.histogram.data(), got.sums.data(), got.faults.data(),
                                       nullptr);
       });
-      CHECK(got_histogram == expected_histogram);
-      CHECK(got_sums == expected_sums);
-      CHECK(got_faults == expected_faults);
+      CHECK(got == alone);
+      got = start;
+      run_in(shape, [&] {
+        return launch_count_votes_and_scores(logits.data(), classes, s.batch, s.draws, s.classes,
+                                             bins, 0.3, got.counts.data(), got.near_ties.data(),
+                                             got.histogram.data(), got.sums.data(),
+                                             got.faults.data(), nullptr);
+      });
+      CHECK(got == both);
     }
   }
 }
@@ -192,6 +210,8 @@ TEST_CASE_TEMPLATE("score_histogram_kernel gives the histogram of score_histogra
     CAPTURE(shape.classes);
     for (const int64_t bins : {50, 1000}) check_scores<Real>(shape, bins, random);
   }
+  check_scores<Real>({2, 131, 100}, 4096, random);
+  check_scores<Real>({2, 3, 100000}, 4096, random);
 }
 
 // 40 and 60 bins are more words than shared memory holds; 2500 groups are more than one tile.

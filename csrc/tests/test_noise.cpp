@@ -117,25 +117,39 @@ TEST_CASE("draws may be taken in any pieces, and their index wraps at 2^32") {
   }
 }
 
-TEST_CASE("an image may be computed in any pieces that begin at a Philox block") {
+TEST_CASE("an image may be computed in any pieces that begin at a Philox block, for any draws") {
   const int64_t elements = 611;
   const Images images(1, elements);
-  const std::vector<float> expected = reference(images, 9, 1);
-  std::vector<std::pair<std::string, NoiseRow<float>>> rows = {{"scalar", noise_row_scalar<float>}};
+  std::vector<std::pair<std::string, NoiseFunction<float>>> functions = {
+      {"scalar", noise_rows_scalar<float>}};
 #ifdef CERTCAL_X86
   for (const SimdPath path : available_simd_paths()) {
-    if (path == SimdPath::kAvx2) rows.emplace_back("avx2", noise_row_avx2<float>);
-    if (path == SimdPath::kAvx512) rows.emplace_back("avx512", noise_row_avx512<float>);
+    if (path == SimdPath::kAvx2) functions.emplace_back("avx2", noise_rows_avx2<float>);
+    if (path == SimdPath::kAvx512) functions.emplace_back("avx512", noise_rows_avx512<float>);
   }
 #endif
-  for (const auto& [name, row] : rows) {
-    CAPTURE(name);
-    for (int64_t cut = 0; cut <= elements; cut += 4) {
-      std::vector<float> out(static_cast<size_t>(elements), kGuard);
-      const uint64_t id = static_cast<uint64_t>(images.sample_ids[0]);
-      row(images.pixels.data(), kSigma, kSeed, id, 9, 0, cut, out.data());
-      row(images.pixels.data() + cut, kSigma, kSeed, id, 9, cut, elements - cut, out.data() + cut);
-      REQUIRE(same_bits(out, expected));
+  for (int64_t draws = 1; draws <= kMostRows; ++draws) {
+    const std::vector<float> expected = reference(images, 9, draws);
+    for (const auto& [name, write] : functions) {
+      CAPTURE(name);
+      for (int64_t cut = 0; cut <= elements; cut += draws < 3 ? 4 : 68) {
+        std::vector<float> out(static_cast<size_t>(draws * elements), kGuard);
+        NoiseRows rows{images.pixels.data(),
+                       kSigma,
+                       kSeed,
+                       static_cast<uint64_t>(images.sample_ids[0]),
+                       9,
+                       draws,
+                       0,
+                       cut,
+                       elements};
+        write(rows, out.data());
+        rows.image += cut;
+        rows.begin = cut;
+        rows.size = elements - cut;
+        write(rows, out.data() + cut);
+        REQUIRE(same_bits(out, expected));
+      }
     }
   }
 }
