@@ -136,6 +136,13 @@ def bound(
             "which can understate the worst case.",
         ),
     ] = False,
+    more_draws: Annotated[
+        bool,
+        typer.Option(
+            "--more-draws",
+            help="Also what 2, 4 and 10 times the draws would be expected to give (estimates).",
+        ),
+    ] = False,
     max_attacked: Annotated[
         int | None,
         typer.Option(
@@ -175,7 +182,7 @@ def bound(
 ) -> None:
     """Certified accuracy, calibration error and Brier score at many radii, from FILE."""
     with _common.user_errors():
-        from certcal_ext.cli import _baselines, _metrics, _recalibrate
+        from certcal_ext.cli import _baselines, _metrics, _more_draws, _recalibrate
         from certcal_ext.report.facts import default_radii
 
         _common.writable(out, "--out")
@@ -215,6 +222,7 @@ def bound(
         )
         gains = None if gain is None else gain.by_radius(listed, binning)
         estimates = _baselines.by_radius(certificates, listed, binning) if baselines else None
+        expected = _more_draws.by_radius(certificates, listed, bins) if more_draws else None
         attacked = None
         if max_attacked is not None:
             attacked = _baselines.attacked(certificates, listed, binning, max_attacked, time_limit)
@@ -234,6 +242,7 @@ def bound(
                     "metrics": _metrics.records(found),
                     "recalibration": None if gain is None else gain.records(gains),
                     "baselines": estimates,
+                    "more_draws": expected,
                     "max_attacked": attacked,
                     "written": None if out is None else str(out),
                 }
@@ -248,6 +257,8 @@ def bound(
             gain.show(gains)
         if estimates is not None:
             _baselines.show(estimates)
+        if expected is not None:
+            _more_draws.show(expected)
         if attacked is not None:
             _baselines.show_attacked(attacked)
         if out is not None:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""``certcal bound --more-draws``: what further draws would be expected to give, by radius."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from certcal_ext.cli._common import console
+
+if TYPE_CHECKING:
+    from certcal_ext.certificates import Certificates
+
+_FACTORS = (1.0, 2.0, 4.0, 10.0)
+
+
+def by_radius(
+    certificates: Certificates, radii: Sequence[float], bins: int
+) -> list[dict[str, Any]]:
+    """Expected metrics, a dictionary a radius and number of draws.
+
+    Raises:
+        ValueError: the certificates do not hold votes and labels.
+    """
+    from certcal_ext.adaptive import AdaptiveResult
+    from certcal_ext.certificate_table import numbers
+    from certcal_ext.draw_plans import what_more_draws_buy
+    from certcal_ext.stopping import Stopping
+
+    made, table = certificates.provenance, certificates.table
+    votes, draws, correct = (numbers(table, name) for name in ("votes", "n", "correct"))
+    if made.kind != "votes" or votes is None or draws is None or correct is None:
+        raise ValueError("--more-draws: expected certificates from votes, with labels")
+    if certificates.recalibration is not None:
+        raise ValueError("--more-draws: expected certificates that are not recalibrated")
+    # As a run that looked once, at all its draws; one planning draw that agrees with most of them stands in for none.
+    most = int(draws.max())
+    rules = Stopping(
+        radii=tuple(radii),
+        n_max=min(10**7, 1 + round(max(_FACTORS) * most)),
+        n_min=min(100, int(draws.min())),
+        planning=1,
+        bins=bins,
+    )
+    result = AdaptiveResult(
+        votes=votes,
+        n=draws,
+        look=np.zeros(votes.size, np.int64),
+        lower=numbers(table, "p_lower"),
+        upper=numbers(table, "p_upper"),
+        planning_votes=(2 * votes >= draws).astype(np.int64),
+        correct=correct.view(np.uint8),
+        sigma=float(made.sigma or 0.0),
+        alpha=float(made.alpha or 0.0),
+        stopping=rules,
+        first_draw=0,
+        draws_total=int(draws.sum()) + votes.size,
+        plans=(),
+    )
+    return [
+        {
+            "radius": entry.expected.radius,
+            "factor": entry.factor,
+            "draws": entry.expected.draws,
+            "certified": entry.expected.certified,
+            "certified_ece": entry.expected.ece,
+            "certified_brier": entry.expected.brier,
+        }
+        for entry in what_more_draws_buy(result, factors=_FACTORS)
+        if entry.factor is not None
+    ]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table on stdout."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from certcal_ext.report import words
+
+    table = Table(
+        title=Text("What more draws would be expected to give: estimates, nothing is certified"),
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
+    for head in ("Radius", "Draws", "a sample", "Certified", "Certified ECE", "Certified Brier"):
+        table.add_column(head, justify="right")
+    last = None
+    for row in rows:
+        if last not in (None, row["radius"]):
+            table.add_section()
+        cells = [
+            words.number(row["radius"]) if row["radius"] != last else "",
+            f"x {row['factor']:g}",
+            words.count(row["draws"]),
+            words.count(row["certified"]),
+            words.fixed(row["certified_ece"]),
+            words.fixed(row["certified_brier"]),
+        ]
+        last = row["radius"]
+        table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
+    console().print(table)
