@@ -23,10 +23,14 @@ def add_noise(
     stream: int = 0,
     simd: str = "auto",
     channels: int = 1,
+    draw_offset: Any = None,
 ) -> None:
     """images (B, E) f32, out (B, D, E) f32/f16/bf16, sample_ids (B,) i64: out = images + sigma * normal(seed, id, draw, element).
 
     channels, a divisor of E: element c * (E / channels) + p lies at p * channels + c of both arrays (1: in order).
+    draw_offset (1,) i64 where images are, or None, is added to first_draw. On CUDA the kernel reads it when it runs, so that a
+    captured graph can be replayed for other draws. [first_draw, first_draw + D) is checked to lie within [0, 2^32) without it;
+    with it, too, on the CPU (ValueError), while on CUDA, where checking would mean waiting, out is NaN if the draws do not.
     """
 
 def count_votes(
@@ -38,7 +42,10 @@ def count_votes(
     threads: int = 1,
     stream: int = 0,
 ) -> None:
-    """logits (B, D, K) f32/f64; counts (B, K) i64 is added to; near_ties (B, D) u8 or None: rows whose two largest logits differ by less than margin are marked there and not counted; faults (2,) i64 is added to: rows with NaN, rows with infinity."""
+    """logits (B, D, K) f32/f64; counts (B, K) i64 is added to; near_ties (B, D) u8 or None: rows whose two largest logits differ by less than margin are marked there and not counted; faults (2,) i64 is added to: rows with NaN, rows with infinity.
+
+    A captured CUDA graph keeps the margin that it was captured with.
+    """
 
 def score_histogram(
     logits: Any,

@@ -107,10 +107,14 @@ def write_noise(
     first_draw: int,
     out: Any,
     channels: int = 1,
+    draw_offset: Any = None,
 ) -> None:
     """The same without checks, into ``out`` (B, D, E) from ``images`` (B, E) on one device.
 
     Both are in the order of memory: rows of ``channels`` interleaved values, or row-major where that is 1.
+
+    ``draw_offset``, (1,) int64 on that device, is added to ``first_draw``. A GPU reads it when the kernel runs, so that a
+    captured graph can be replayed for other draws; draws outside of [0, 2^32) are an error on the CPU and NaN on a GPU.
     """
     core.add_noise(
         _tensors.handed_over(images),
@@ -122,6 +126,7 @@ def write_noise(
         threads=num_threads(),
         stream=_tensors.current_stream(images),
         channels=channels,
+        draw_offset=_tensors.handed_over(draw_offset),
     )
 
 

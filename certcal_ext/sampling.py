@@ -23,8 +23,8 @@ from certcal_ext.votes import (
     ScoreHistogram,
     fault_message,
     prepared_logits,
-    write_scores,
     write_votes,
+    write_votes_and_scores,
 )
 
 if TYPE_CHECKING:
@@ -75,18 +75,22 @@ class _Tallies:
     classes: Any = None  # (N,) int64, whose scores are counted, or None
     histogram: Any = None  # (N, J) int64
     sums: Any = None  # (N, 2) int64
-    faults_again: Any = None  # (2,) int64: those that the votes have counted too
 
     def add(self, logits: torch.Tensor, rows: slice, near: Any, margin: float, faults: Any) -> None:
         """Counts (B, D, K) logits of some samples."""
-        write_votes(logits, self.votes[rows], near if margin > 0 else None, margin, faults)
-        if self.classes is not None:
-            write_scores(
+        votes, marks = self.votes[rows], near if margin > 0 else None
+        if self.classes is None:
+            write_votes(logits, votes, marks, margin, faults)
+        else:
+            write_votes_and_scores(
                 logits,
                 self.classes[rows],
+                votes,
+                marks,
+                margin,
                 self.histogram[rows],
                 self.sums[rows],
-                self.faults_again,
+                faults,
             )
 
     def gathered(self) -> Gathered:
@@ -238,9 +242,7 @@ class Sampler:
         if score_classes is None:
             return _Tallies(votes)
         classes = torch.from_numpy(np.ascontiguousarray(score_classes, np.int64)).to(device)
-        return _Tallies(
-            votes, handed_over(classes), zeros(samples, score_bins), zeros(samples, 2), zeros(2)
-        )
+        return _Tallies(votes, handed_over(classes), zeros(samples, score_bins), zeros(samples, 2))
 
     def _most_in_a_pass(self, given: _Images) -> int:
         """Images of a pass: all that a GPU may have, and on the CPU what the cache holds."""

@@ -165,3 +165,28 @@ def write_scores(logits: Any, classes: Any, histogram: Any, sums: Any, faults: A
         threads=num_threads(),
         stream=_tensors.current_stream(logits),
     )
+
+
+def write_votes_and_scores(
+    logits: Any,
+    classes: Any,
+    counts: Any,
+    near_ties: Any,
+    margin: float,
+    histogram: Any,
+    sums: Any,
+    faults: Any,
+) -> None:
+    """Both in one pass: near ties have a score and no vote, a fault counts once; see ``_core.count_votes_and_scores``."""
+    core.count_votes_and_scores(
+        _tensors.handed_over(logits),
+        _tensors.handed_over(classes),
+        _tensors.handed_over(counts),
+        _tensors.handed_over(near_ties),
+        margin,
+        _tensors.handed_over(histogram),
+        _tensors.handed_over(sums),
+        _tensors.handed_over(faults),
+        threads=num_threads(),
+        stream=_tensors.current_stream(logits),
+    )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import certcal_ext as cc
 from certcal_ext import _core
+from certcal_ext.noise import write_noise
 
 SIZES = [1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65, 255, 256, 257, 4095, 4096, 4097, 100_003]
 
@@ -81,6 +82,22 @@ def test_every_simd_path_and_thread_count_gives_the_same_bits(size: int) -> None
     for simd in _core.simd_paths():
         for threads in (1, 2, 5):
             assert (path_noise(x, 3, simd, threads) == expected).all(), (simd, threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("first", [0, 5, 2**32 - 4])
+def test_an_offset_in_memory_moves_the_draws_as_first_draw_does(
+    first: int, channels: int, dtype: torch.dtype
+) -> None:
+    x, ids = torch.rand(2, 48), torch.tensor([3, 2**40])
+    for to in (0, 5, 6, 2**31, 2**32 - 4):
+        out, expected = torch.zeros(2, 4, 48, dtype=dtype), torch.zeros(2, 4, 48, dtype=dtype)
+        write_noise(x, 0.5, 9, ids, to, expected, channels)
+        offset = torch.tensor([to - first])
+        write_noise(x, 0.5, 9, ids, first, out, channels, draw_offset=offset)
+        assert same_bits(out, expected)
+        assert offset.tolist() == [to - first]
 
 
 @given(
@@ -360,6 +377,36 @@ class TestBadInput:
                 _core.add_noise(
                     self.X, np.zeros((2, 1, 3), "f4"), 0.1, 0, ids, 0, channels=channels
                 )
+
+    @pytest.mark.parametrize("offset", [-6, 2**32 - 6, 2**32, -(2**63), 2**63 - 1])
+    def test_draws_that_an_offset_moves_too_far(self, offset: int) -> None:
+        out = np.full((2, 2, 3), 7, np.float32)
+        message = rf"draw_offset: expected draws within \[0, 2\^32\), got 5 \+ {offset} \+ 2"
+        with pytest.raises(ValueError, match=message):
+            write_noise(self.X, 0.1, 0, np.arange(2), 5, out, draw_offset=np.array([offset]))
+        assert (out == 7).all()
+
+    @pytest.mark.parametrize("first", [-1, 2**32 - 1, 2**32])
+    def test_first_draws_that_an_offset_would_bring_back(self, first: int) -> None:
+        out = np.zeros((2, 2, 3), np.float32)
+        with pytest.raises(ValueError, match=r"first_draw: expected draws within \[0, 2\^32\)"):
+            write_noise(self.X, 0.1, 0, np.arange(2), first, out, draw_offset=np.array([1 - first]))
+
+    @pytest.mark.parametrize(
+        ("offset", "error", "message"),
+        [
+            (np.zeros(1, np.float32), TypeError, "expected int64 values, got float32"),
+            (np.zeros(1, np.uint8), TypeError, "expected int64 values, got uint8"),
+            (np.zeros((), np.int64), ValueError, r"expected shape \(1,\), got \(\)"),
+            (np.zeros(2, np.int64), ValueError, r"expected shape \(1,\), got \(2,\)"),
+            (np.zeros((1, 1), np.int64), ValueError, r"expected shape \(1,\), got \(1, 1\)"),
+            (3, TypeError, "expected a NumPy array or a tensor with __dlpack__"),
+        ],
+    )
+    def test_offsets_that_are_no_word(self, offset: Any, error: Any, message: str) -> None:
+        out = np.zeros((2, 1, 3), np.float32)
+        with pytest.raises(error, match=f"draw_offset: {message}"):
+            write_noise(self.X, 0.1, 0, np.arange(2), 0, out, draw_offset=offset)
 
     def test_shape(self) -> None:
         with pytest.raises(ValueError, match=r"x: expected shape \(B, \.\.\.\)"):

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "../core/philox.hpp"
 #include "../cpu/noise.hpp"
@@ -17,6 +18,8 @@
 
 namespace certcal::bindings {
 namespace {
+
+constexpr int64_t kMaxDraws = int64_t{1} << 32;
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   const PhiloxBlock<uint32_t> block = philox4x32_10(
@@ -46,9 +49,21 @@ void dispatch(const TensorView& out, const Body& body) {
   }
 }
 
+// The word at `offset`, if with it the draws still are some that there are.
+int64_t checked_offset(const TensorView& offset, int64_t first_draw, int64_t draws) {
+  const int64_t value = *offset.data<const int64_t>();
+  if (value < -first_draw || value > kMaxDraws - draws - first_draw) {
+    throw py::value_error("draw_offset: expected draws within [0, 2^32), got " +
+                          std::to_string(first_draw) + " + " + std::to_string(value) + " + " +
+                          std::to_string(draws));
+  }
+  return value;
+}
+
 void add_noise(const py::object& images_object, const py::object& out_object, double sigma,
                uint64_t seed, const py::object& sample_ids_object, int64_t first_draw, int threads,
-               uintptr_t stream, const std::string& simd, int64_t channels) {
+               uintptr_t stream, const std::string& simd, int64_t channels,
+               const py::object& draw_offset_object) {
   const TensorView images(images_object, "images");
   images.of(DType::kFloat32).shaped({kAnySize, kAnySize});
   const int64_t batch = images.size(0), elements = images.size(1);
@@ -57,10 +72,16 @@ void add_noise(const py::object& images_object, const py::object& out_object, do
   const TensorView sample_ids(sample_ids_object, "sample_ids");
   sample_ids.of(DType::kInt64).shaped({batch}).on(images);
   const int64_t draws = out.size(1);
-  constexpr int64_t kMaxDraws = int64_t{1} << 32;
-  if (first_draw < 0 || first_draw + draws > kMaxDraws) {
+  if (first_draw < 0 || first_draw > kMaxDraws - draws) {
     throw py::value_error("first_draw: expected draws within [0, 2^32), got " +
                           std::to_string(first_draw) + " + " + std::to_string(draws));
+  }
+  std::optional<TensorView> offset;
+  if (!draw_offset_object.is_none()) {
+    offset.emplace(draw_offset_object, "draw_offset");
+    offset->of(DType::kInt64).shaped({1}).on(images);
+    // On a device the kernel reads it, and whoever looked here would have to wait for what writes it.
+    if (images.device() == Device::kCpu) first_draw += checked_offset(*offset, first_draw, draws);
   }
   if (elements > (int64_t{1} << 34)) {
     throw py::value_error("images: expected at most 2^34 elements each, got " +
@@ -80,7 +101,8 @@ void add_noise(const py::object& images_object, const py::object& out_object, do
     };
     CERTCAL_RUN(images, stream, on_cpu, [&](cudaStream_t on_stream) {
       return launch_add_noise(images.data<float>(), sample_ids.data<int64_t>(), sigma32, seed,
-                              batch, elements, first, draws, values, on_stream, channels);
+                              batch, elements, first, draws, values, on_stream, channels,
+                              offset ? offset->data<const int64_t>() : nullptr);
     });
   });
 }
@@ -91,7 +113,8 @@ void register_noise(py::module_& module) {
   module.def("philox4x32_10", &philox, py::arg("counter"), py::arg("key"));
   module.def("add_noise", &add_noise, py::arg("images"), py::arg("out"), py::arg("sigma"),
              py::arg("seed"), py::arg("sample_ids"), py::arg("first_draw"), py::arg("threads") = 1,
-             py::arg("stream") = 0, py::arg("simd") = "auto", py::arg("channels") = 1);
+             py::arg("stream") = 0, py::arg("simd") = "auto", py::arg("channels") = 1,
+             py::arg("draw_offset") = py::none());
 }
 
 }  // namespace certcal::bindings

@@ -37,6 +37,22 @@ __device__ Vector packed(const float* x) {
   return v;
 }
 
+// What all items of a launch share. Draws that the counter does not hold have a sigma of NaN, and with it all their values.
+struct Start {
+  uint32_t first_draw;
+  float sigma;
+};
+
+__device__ Start start_at(uint32_t first_draw, const int64_t* draw_offset, int64_t draws,
+                          float sigma) {
+  if (draw_offset == nullptr) return {first_draw, sigma};
+  constexpr uint32_t kNaN = 0x7FC00000u;
+  const int64_t offset = *draw_offset;
+  const int64_t least = -static_cast<int64_t>(first_draw);
+  const bool held = offset >= least && offset <= least + (int64_t{1} << 32) - draws;
+  return {first_draw + static_cast<uint32_t>(offset), held ? sigma : float_of(kNaN)};
+}
+
 // The draws of one image that one item of work writes.
 struct Item {
   int64_t b, group, first, last;
@@ -58,7 +74,8 @@ template <class Value, int kChannels>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
     add_noise_vector_kernel(const float* __restrict__ images,
                             const int64_t* __restrict__ sample_ids, float sigma, uint64_t seed,
-                            int64_t batch, int64_t elements, uint32_t first_draw, int64_t draws,
+                            int64_t batch, int64_t elements, uint32_t first_draw,
+                            const int64_t* __restrict__ draw_offset, int64_t draws,
                             int64_t draws_per_item, Value* __restrict__ out) {
   constexpr int kPixels = kVectorValues<Value>;
   constexpr int kElements = kPixels * kChannels;
@@ -67,6 +84,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
   const int64_t blocks_per_channel = elements / (kChannels * kNormalsPerBlock);
   const int64_t items = batch * ceil_div(draws, draws_per_item) * groups;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kBlockThreads;
+  const Start start = start_at(first_draw, draw_offset, draws, sigma);
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x; i < items;
        i += stride) {
     const Item item = item_at(i, groups, draws, draws_per_item);
@@ -81,20 +99,23 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
     }
     const uint64_t sample_id = static_cast<uint64_t>(sample_ids[item.b]);
     Value* target = out + (item.b * draws + item.first) * elements + begin;
-    for (int64_t d = item.first; d < item.last; ++d, target += elements) {
+    // The draws wrap where there are 2^32 of them; an item has at least one.
+    uint32_t draw = start.first_draw + static_cast<uint32_t>(item.first);
+    const uint32_t end = start.first_draw + static_cast<uint32_t>(item.last);
+    do {
       float noisy[kElements];
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
 #pragma unroll
         for (int q = 0; q < kBlocks; ++q) {
           const int64_t block = c * blocks_per_channel + item.group * kBlocks + q;
-          const NormalBlock<float> z = normal_block<float>(
-              static_cast<uint32_t>(block), first_draw + static_cast<uint32_t>(d), sample_id, seed);
+          const NormalBlock<float> z =
+              normal_block<float>(static_cast<uint32_t>(block), draw, sample_id, seed);
           const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
           for (int k = 0; k < kNormalsPerBlock; ++k) {
             const int at = (q * kNormalsPerBlock + k) * kChannels + c;
-            noisy[at] = perturb(image[at], sigma, normals[k]);
+            noisy[at] = perturb(image[at], start.sigma, normals[k]);
           }
         }
       }
@@ -102,7 +123,8 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
       for (int v = 0; v < kChannels; ++v) {
         reinterpret_cast<Vector*>(target)[v] = packed<Value>(noisy + v * kPixels);
       }
-    }
+      target += elements;
+    } while (++draw != end);
   }
 }
 
@@ -111,12 +133,13 @@ template <class Value>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     add_noise_kernel(const float* __restrict__ images, const int64_t* __restrict__ sample_ids,
                      float sigma, uint64_t seed, int64_t batch, int64_t elements,
-                     uint32_t first_draw, int64_t draws, int64_t draws_per_item, int64_t channels,
-                     Value* __restrict__ out) {
+                     uint32_t first_draw, const int64_t* __restrict__ draw_offset, int64_t draws,
+                     int64_t draws_per_item, int64_t channels, Value* __restrict__ out) {
   const int64_t blocks = ceil_div(elements, kNormalsPerBlock);
   const int64_t pixels = elements / channels;
   const int64_t items = batch * ceil_div(draws, draws_per_item) * blocks;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kBlockThreads;
+  const Start start = start_at(first_draw, draw_offset, draws, sigma);
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kBlockThreads + threadIdx.x; i < items;
        i += stride) {
     const Item item = item_at(i, blocks, draws, draws_per_item);
@@ -138,16 +161,19 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     }
     const uint64_t sample_id = static_cast<uint64_t>(sample_ids[item.b]);
     Value* target = out + (item.b * draws + item.first) * elements;
-    for (int64_t d = item.first; d < item.last; ++d, target += elements) {
+    // The draws wrap where there are 2^32 of them; an item has at least one.
+    uint32_t draw = start.first_draw + static_cast<uint32_t>(item.first);
+    const uint32_t end = start.first_draw + static_cast<uint32_t>(item.last);
+    do {
       const NormalBlock<float> z =
-          normal_block<float>(static_cast<uint32_t>(item.group),
-                              first_draw + static_cast<uint32_t>(d), sample_id, seed);
+          normal_block<float>(static_cast<uint32_t>(item.group), draw, sample_id, seed);
       const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
       for (int k = 0; k < kNormalsPerBlock; ++k) {
-        if (k < size) round_to(perturb(image[k], sigma, normals[k]), target[place[k]]);
+        if (k < size) round_to(perturb(image[k], start.sigma, normals[k]), target[place[k]]);
       }
-    }
+      target += elements;
+    } while (++draw != end);
   }
 }
 
@@ -166,7 +192,8 @@ int64_t draws_per_item(int64_t items_of_one_chunk, int64_t draws) {
 template <class Value>
 cudaError_t launch_add_noise(const float* images, const int64_t* sample_ids, float sigma,
                              uint64_t seed, int64_t batch, int64_t elements, uint32_t first_draw,
-                             int64_t draws, Value* out, cudaStream_t stream, int64_t channels) {
+                             int64_t draws, Value* out, cudaStream_t stream, int64_t channels,
+                             const int64_t* draw_offset) {
   if (batch <= 0 || elements <= 0 || draws <= 0) return cudaSuccess;
   const bool vector = (channels == 1 || channels == 3) && is_aligned(images) && is_aligned(out) &&
                       elements % (channels * kVectorValues<Value>) == 0;
@@ -176,21 +203,22 @@ cudaError_t launch_add_noise(const float* images, const int64_t* sample_ids, flo
   const int64_t tiles = ceil_div(items * ceil_div(draws, each), kBlockThreads);
   if (!vector) {
     return launch(add_noise_kernel<Value>, tiles, 0, stream, images, sample_ids, sigma, seed, batch,
-                  elements, first_draw, draws, each, channels, out);
+                  elements, first_draw, draw_offset, draws, each, channels, out);
   }
   return launch(
       channels == 1 ? add_noise_vector_kernel<Value, 1> : add_noise_vector_kernel<Value, 3>, tiles,
-      0, stream, images, sample_ids, sigma, seed, batch, elements, first_draw, draws, each, out);
+      0, stream, images, sample_ids, sigma, seed, batch, elements, first_draw, draw_offset, draws,
+      each, out);
 }
 
 template cudaError_t launch_add_noise<float>(const float*, const int64_t*, float, uint64_t, int64_t,
                                              int64_t, uint32_t, int64_t, float*, cudaStream_t,
-                                             int64_t);
+                                             int64_t, const int64_t*);
 template cudaError_t launch_add_noise<Float16>(const float*, const int64_t*, float, uint64_t,
                                                int64_t, int64_t, uint32_t, int64_t, Float16*,
-                                               cudaStream_t, int64_t);
+                                               cudaStream_t, int64_t, const int64_t*);
 template cudaError_t launch_add_noise<BFloat16>(const float*, const int64_t*, float, uint64_t,
                                                 int64_t, int64_t, uint32_t, int64_t, BFloat16*,
-                                                cudaStream_t, int64_t);
+                                                cudaStream_t, int64_t, const int64_t*);
 
 }  // namespace certcal

@@ -10,6 +10,9 @@ namespace certcal {
 
 // All pointers are device pointers; outputs are added to. Checks the launch and returns its error; does not allocate and
 // does not synchronise. Real is float or double.
+//
+// margin goes by value, and a captured launch keeps it: it is one number for a run of the sampling loop, known after the
+// first pass. A graph is captured after that, and again for a run with another margin.
 template <class Real>
 cudaError_t launch_count_votes(const Real* logits,  // (batch, draws, classes)
                                int64_t batch, int64_t draws, int64_t classes, double margin,

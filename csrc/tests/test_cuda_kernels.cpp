@@ -46,6 +46,10 @@ void run_in(const Shape& shape, const Launch& launch) {
   REQUIRE(error == cudaSuccess);
 }
 
+bool is_nan(float x) { return x != x; }
+bool is_nan(Float16 x) { return (x.bits & 0x7FFFu) > 0x7C00u; }
+bool is_nan(BFloat16 x) { return (x.bits & 0x7FFFu) > 0x7F80u; }
+
 template <class Real>
 std::vector<Real> random_logits(Random& random, int64_t rows, int64_t classes) {
   std::vector<Real> logits;
@@ -186,6 +190,50 @@ TEST_CASE_TEMPLATE("add_noise_kernel gives the bits of add_noise_cpu", Value, fl
                                   s.channels);
         });
         CHECK(same_bits(out, expected));
+      }
+    }
+  }
+}
+
+// The vector kernels for one and three channels, and the kernel for all else.
+TEST_CASE_TEMPLATE("an offset in memory moves the draws as first_draw does", Value, float, Float16,
+                   BFloat16) {
+  constexpr int64_t kDraws = 9;
+  struct Layout {
+    int64_t elements, channels;
+  };
+  for (const Layout layout : {Layout{32, 1}, Layout{48, 3}, Layout{30, 5}}) {
+    CAPTURE(layout.channels);
+    Random random(34);
+    std::vector<float> images(static_cast<size_t>(2 * layout.elements));
+    for (float& x : images) x = static_cast<float>(random.between(-1.0, 1.0));
+    const std::vector<int64_t> ids = {3, int64_t{1} << 40};
+    const size_t size = images.size() * kDraws;
+    const auto drawn = [&](uint32_t first, const int64_t* offset) {
+      std::vector<Value> out(size);
+      run_in(kShapes[1], [&] {
+        return launch_add_noise(images.data(), ids.data(), 0.7f, 5u, 2, layout.elements, first,
+                                kDraws, out.data(), nullptr, layout.channels, offset);
+      });
+      return out;
+    };
+    const int64_t last = (int64_t{1} << 32) - kDraws;
+    for (const int64_t first : {int64_t{0}, int64_t{7}, last}) {
+      for (const int64_t to : {int64_t{0}, int64_t{6}, int64_t{0xFFFF0000}, last}) {
+        std::vector<Value> expected(size);
+        add_noise_cpu(images.data(), ids.data(), 0.7f, 5u, 2, layout.elements,
+                      static_cast<uint32_t>(to), kDraws, expected.data(), 1, SimdPath::kScalar,
+                      layout.channels);
+        const int64_t offset = to - first;
+        CHECK(same_bits(drawn(static_cast<uint32_t>(first), &offset), expected));
+      }
+      // No draws have these numbers.
+      for (const int64_t offset :
+           {-first - 1, last - first + 1, int64_t{1} << 32, -(int64_t{1} << 32),
+            std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()}) {
+        CAPTURE(offset);
+        const std::vector<Value> out = drawn(static_cast<uint32_t>(first), &offset);
+        CHECK(std::all_of(out.begin(), out.end(), [](Value x) { return is_nan(x); }));
       }
     }
   }
