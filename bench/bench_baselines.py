@@ -15,7 +15,7 @@ from typing import Any
 from harness import spread, timed, write
 
 import certcal_ext as cc
-from certcal_ext.baselines import (
+from certcal_ext.milp.baselines import (
     STARTS,
     LowerEstimate,
     lower_estimate_admm,

@@ -19,8 +19,8 @@ from harness import paired, show, write
 from numpy.typing import NDArray
 
 import certcal_ext as cc
-from certcal_ext.noise import write_noise
-from certcal_ext.sampling import Sampler
+from certcal_ext.smoothing.noise import write_noise
+from certcal_ext.smoothing.sampling import Sampler
 
 SIGMA, CLASSES, BATCH = 0.25, 10, 1000
 

@@ -22,8 +22,7 @@ from harness import timed, write
 from numpy.typing import NDArray
 
 import certcal_ext as cc
-from certcal_ext.recalibration import RecalibrationMap, StepMap
-from certcal_ext.recalibration_fit import (
+from certcal_ext.recalibration.fit import (
     KINDS,
     fit_isotonic,
     fit_recalibration,
@@ -31,7 +30,8 @@ from certcal_ext.recalibration_fit import (
     fit_tradeoff,
     isotonic_blocks,
 )
-from certcal_ext.recalibration_report import recalibration_report, split_halves, tradeoff_maps
+from certcal_ext.recalibration.maps import RecalibrationMap, StepMap
+from certcal_ext.recalibration.report import recalibration_report, split_halves, tradeoff_maps
 
 RADII = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)

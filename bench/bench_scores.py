@@ -19,9 +19,9 @@ import certcal_ext as cc
 from certcal_ext.demo.digits import load_digits
 from certcal_ext.demo.model import one_thread, train
 from certcal_ext.demo.run import DemoSettings
-from certcal_ext.intervals import Interval, probit
-from certcal_ext.score_cdf import score_band
-from certcal_ext.score_intervals import score_interval
+from certcal_ext.intervals.clopper_pearson import Interval, probit
+from certcal_ext.intervals.score_cdf import score_band
+from certcal_ext.intervals.scores import score_interval
 
 SIGMA, ALPHA = 0.25, 1e-3
 RADII = (0.0, SIGMA / 2, SIGMA)

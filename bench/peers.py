@@ -38,7 +38,7 @@ from peers_cuda import cuda_certify, cuda_noise, cuda_votes, measure_cuda
 from peers_picture import draw
 
 import certcal_ext as cc
-from certcal_ext.noise import write_noise
+from certcal_ext.smoothing.noise import write_noise
 
 
 def measure_cpu(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 import certcal_ext as cc
 from certcal_ext import _core
 from certcal_ext._threads import num_threads
-from certcal_ext.curve import Groups, group_rows
+from certcal_ext.certificates.curve import Groups, group_rows
 
 SIGMA, BINS, VOTES = 0.25, 15, 100_000
 Floats = NDArray[np.float64]

@@ -26,7 +26,7 @@ from peers_common import (
     cuda,
 )
 
-from certcal_ext.noise import write_noise
+from certcal_ext.smoothing.noise import write_noise
 
 
 def device_seconds(function: Callable[[], Any], launches: int) -> float:

@@ -13,10 +13,10 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest, chisquare, hypergeom
 
 import certcal_ext as cc
-from certcal_ext.adaptive import AdaptiveResult, ReplayedVotes, run_adaptive
-from certcal_ext.draw_plans import what_more_draws_buy
-from certcal_ext.intervals import clopper_pearson
-from certcal_ext.stopping import Stopping
+from certcal_ext.intervals.clopper_pearson import clopper_pearson
+from certcal_ext.stopping.adaptive import AdaptiveResult, ReplayedVotes, run_adaptive
+from certcal_ext.stopping.plans import what_more_draws_buy
+from certcal_ext.stopping.rules import Stopping
 
 SIGMA, STORED = 0.25, 6000
 RULES = Stopping(

@@ -14,8 +14,8 @@ from problems import Problem, problems, random_problem
 from reference import plain_ece
 
 import certcal_ext as cc
-from certcal_ext import baselines
-from certcal_ext.baselines import (
+from certcal_ext.milp import baselines
+from certcal_ext.milp.baselines import (
     STARTS,
     LowerEstimate,
     lower_estimate_admm,

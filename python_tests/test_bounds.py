@@ -15,9 +15,9 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
 import certcal_ext as cc
-from certcal_ext.bounds import largest_gap
-from certcal_ext.recalibration import StepMap
-from certcal_ext.worst_cases import METRICS, Choices, Samples, metric_of
+from certcal_ext.certificates.bounds import largest_gap
+from certcal_ext.certificates.worst_cases import METRICS, Choices, Samples, metric_of
+from certcal_ext.recalibration.maps import StepMap
 
 FALSE_ALARM = 1e-6
 EDGES = np.linspace(0, 1, 6)

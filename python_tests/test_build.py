@@ -64,7 +64,7 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
         "pandas",
     ]
     code = (
-        "import sys, certcal_ext, certcal_ext.certificates, certcal_ext.smoothing, certcal_ext.cli\n"
+        "import sys, certcal_ext, certcal_ext.certificates.certificates, certcal_ext.smoothing.classifier, certcal_ext.cli\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     loaded = run_python(code)

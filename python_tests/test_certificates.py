@@ -119,7 +119,7 @@ def test_radii_one_by_one_and_together_are_the_same(monkeypatch: pytest.MonkeyPa
     radii = [0.0, 0.4, 0.1, 0.1, 0.55]
     whole = cert.curve(radii)
     alone = [cert.curve(radius) for radius in radii]
-    monkeypatch.setattr("certcal_ext.curve._TABLE_BYTES", 1)  # one radius at a time
+    monkeypatch.setattr("certcal_ext.certificates.curve._TABLE_BYTES", 1)  # one radius at a time
     parts = cert.curve(radii)
     for field in dataclasses.fields(cc.Curve):
         values = getattr(whole, field.name)

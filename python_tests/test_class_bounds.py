@@ -9,9 +9,9 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
 import certcal_ext as cc
-from certcal_ext.class_bounds import ClassVotes
-from certcal_ext.classwise import certified_classwise_ece
-from certcal_ext.intervals import clopper_pearson
+from certcal_ext.certificates.class_bounds import ClassVotes
+from certcal_ext.intervals.clopper_pearson import clopper_pearson
+from certcal_ext.metrics.classwise import certified_classwise_ece
 
 FALSE_ALARM = 1e-6
 

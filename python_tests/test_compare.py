@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import certcal_ext as cc
-from certcal_ext.compare import compare
+from certcal_ext.certificates.compare import compare
 
 
 def model(seed: int, n: int = 200, strength: float = 4.0) -> cc.Certificates:

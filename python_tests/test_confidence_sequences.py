@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from certcal_ext.confidence_sequences import mixture_interval, union_interval
-from certcal_ext.intervals import clopper_pearson
+from certcal_ext.intervals.clopper_pearson import clopper_pearson
+from certcal_ext.intervals.sequences import mixture_interval, union_interval
 
 #: Chance that a correct implementation fails one of the coverage tests.
 FALSE_ALARM = 1e-6

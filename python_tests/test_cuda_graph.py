@@ -10,8 +10,8 @@ import torch
 from on_cuda import ON_DEVICE, cuda
 from sampled_models import Elementwise
 
-from certcal_ext.noise import write_noise
-from certcal_ext.votes import write_votes, write_votes_and_scores
+from certcal_ext.smoothing.noise import write_noise
+from certcal_ext.smoothing.votes import write_votes, write_votes_and_scores
 
 SAMPLES, DRAWS, CLASSES, BINS = 5, 16, 4, 50
 FIRST, PASSES = 3, 6

@@ -10,7 +10,8 @@ import pytest
 import torch
 from on_cuda import ON_DEVICE, Launches, core, cuda, on_device
 
-from certcal_ext import add_noise, torch_ops
+from certcal_ext import add_noise
+from certcal_ext.smoothing import torch_ops
 
 pytestmark = ON_DEVICE
 

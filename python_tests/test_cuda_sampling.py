@@ -11,8 +11,8 @@ import torch
 from on_cuda import ON_DEVICE, cuda
 from sampled_models import Elementwise, Recorder
 
-from certcal_ext.sampling import Gathered, Sampler
-from certcal_ext.vote_source import VoteSource
+from certcal_ext.smoothing.sampling import Gathered, Sampler
+from certcal_ext.smoothing.vote_source import VoteSource
 
 IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 IDS = np.arange(9)

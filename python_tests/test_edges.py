@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import random_problem
 
 import certcal_ext as cc
-from certcal_ext.edges import equal_mass_edges, equal_width_edges
+from certcal_ext.metrics.edges import equal_mass_edges, equal_width_edges
 
 points = st.lists(
     st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=1, max_size=40

@@ -14,7 +14,7 @@ import pytest
 from reference import plain_ece
 
 import certcal_ext as cc
-from certcal_ext.readers import read_cohen_log, votes_of_radius
+from certcal_ext.certificates.readers import read_cohen_log, votes_of_radius
 
 SIGMA, ALPHA, LOG_DRAWS = 0.25, 1e-3, 100_000
 RADII = [0.0, 0.05, 0.1, 0.25, 0.5, 0.75]

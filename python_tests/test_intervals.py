@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import binomial_tail, normal_cdf
 from scipy.special import ndtri
 
-from certcal_ext.intervals import best_radius, clopper_pearson, probit
+from certcal_ext.intervals.clopper_pearson import best_radius, clopper_pearson, probit
 
 SIZES = (1, 2, 31, 32, 33, 100, 257, 100_000, 1_000_000)
 ALPHAS = (1e-15, 1e-9, 1e-3, 0.05, 0.5)

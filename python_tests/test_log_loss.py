@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import SIZES, Problem, problems, random_problem
 
-from certcal_ext.log_loss import certified_log_loss
-from certcal_ext.plain import log_loss
+from certcal_ext.metrics.log_loss import certified_log_loss
+from certcal_ext.metrics.plain import log_loss
 
 
 def loss(correct: bool, confidence: float) -> mpmath.mpf:

@@ -19,7 +19,7 @@ from reference import Piece, bin_of, pieces, plain_ece
 from scipy.optimize import linprog
 
 import certcal_ext as cc
-from certcal_ext.milp import LinearConstraint, certified_ece_milp
+from certcal_ext.milp.solve import LinearConstraint, certified_ece_milp
 
 #: HiGHS's tolerance on each reduced cost, times the columns of a sample.
 WIDENING = 1e-8

@@ -18,8 +18,8 @@ import pytest
 from problems import random_problem
 
 import certcal_ext as cc
-from certcal_ext.milp import certified_ece_milp
-from certcal_ext.milp_solver import Lines, _run
+from certcal_ext.milp.solve import certified_ece_milp
+from certcal_ext.milp.solver import Lines, _run
 
 # Too large for HiGHS to finish in the minutes that these tests may take, and quick to build.
 SIZE, SEED = 1500, 1
@@ -28,7 +28,7 @@ CHILD = f"""
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from problems import random_problem
-from certcal_ext.milp import certified_ece_milp
+from certcal_ext.milp.solve import certified_ece_milp
 problem = random_problem({SIZE}, seed={SEED})
 def said(bound, incumbent, seconds):
     print("running", flush=True)

@@ -18,7 +18,7 @@ from reference import pieces
 from scipy.optimize import linprog
 
 import certcal_ext as cc
-from certcal_ext import more_metrics
+from certcal_ext.metrics import ks_mce as more_metrics
 
 
 def ks_by_thresholds(problem: Problem) -> float:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import certcal_ext as cc
 from certcal_ext import _core
-from certcal_ext.noise import write_noise
+from certcal_ext.smoothing.noise import write_noise
 
 SIZES = [1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65, 255, 256, 257, 4095, 4096, 4097, 100_003]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sampled_models import Elementwise
 
-from certcal_ext.sampling import Gathered, Sampler
+from certcal_ext.smoothing.sampling import Gathered, Sampler
 
 IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 OUT_OF_MEMORY = [

@@ -15,8 +15,8 @@ from hypothesis import given
 from problems import Problem, problems
 from reference import bin_of, plain_brier, plain_ece
 
-from certcal_ext import plain
-from certcal_ext.edges import equal_mass_edges
+from certcal_ext.metrics import plain
+from certcal_ext.metrics.edges import equal_mass_edges
 
 HERE = Path(__file__).resolve().parent
 REFERENCES = json.loads((HERE / "data/metric_references.json").read_text())

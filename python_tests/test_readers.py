@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.special import betaincinv, ndtri
 
 import certcal_ext as cc
-from certcal_ext.intervals import clopper_pearson
-from certcal_ext.readers import read_cohen_log, read_counts, votes_of_radius
+from certcal_ext.certificates.readers import read_cohen_log, read_counts, votes_of_radius
+from certcal_ext.intervals.clopper_pearson import clopper_pearson
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 GOOD = (

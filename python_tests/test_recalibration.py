@@ -19,14 +19,7 @@ from reference import worst_brier
 from scipy.optimize import nnls
 
 import certcal_ext as cc
-from certcal_ext.recalibration import (
-    IdentityMap,
-    LogisticMap,
-    MixtureMap,
-    RecalibrationMap,
-    StepMap,
-)
-from certcal_ext.recalibration_fit import (
+from certcal_ext.recalibration.fit import (
     KINDS,
     fit_beta,
     fit_constant,
@@ -37,7 +30,14 @@ from certcal_ext.recalibration_fit import (
     fit_tradeoff,
     isotonic_blocks,
 )
-from certcal_ext.recalibration_report import (
+from certcal_ext.recalibration.maps import (
+    IdentityMap,
+    LogisticMap,
+    MixtureMap,
+    RecalibrationMap,
+    StepMap,
+)
+from certcal_ext.recalibration.report import (
     auroc,
     certified_auroc,
     recalibration_report,

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certcal_ext import Certificates, certified_ece
-from certcal_ext.metrics import ece
-from certcal_ext.recalibration_split import recalibrate_split
+from certcal_ext.metrics.brier_ece import ece
+from certcal_ext.recalibration.split import recalibrate_split
 from certcal_ext.report import render_report, write_report
 from certcal_ext.report.facts import default_radii, gather, largest_radius, reliability
 from certcal_ext.report.words import at_least, at_most, fixed, number, percent

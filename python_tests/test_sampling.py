@@ -16,10 +16,10 @@ from sampled_models import Computed, Elementwise, Recorder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import certcal_ext as cc
-from certcal_ext import near_ties, sampling
-from certcal_ext.near_ties import Marks
-from certcal_ext.sampling import Gathered, Sampler
-from certcal_ext.vote_source import SelectedVotes, VoteSource
+from certcal_ext.smoothing import near_ties, sampling
+from certcal_ext.smoothing.near_ties import Marks
+from certcal_ext.smoothing.sampling import Gathered, Sampler
+from certcal_ext.smoothing.vote_source import SelectedVotes, VoteSource
 
 IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 IDS = np.arange(9)

@@ -16,10 +16,10 @@ from scipy.optimize import minimize
 from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
-from certcal_ext import score_cdf
-from certcal_ext.intervals import Interval
-from certcal_ext.score_cdf import ScoreBand, score_band, survival_bounds
-from certcal_ext.score_intervals import betting, hoeffding
+from certcal_ext.intervals import score_cdf
+from certcal_ext.intervals.clopper_pearson import Interval
+from certcal_ext.intervals.score_cdf import ScoreBand, score_band, survival_bounds
+from certcal_ext.intervals.scores import betting, hoeffding
 
 METHODS = ("both", "dkw", "binomial")
 ALPHA = 1e-3

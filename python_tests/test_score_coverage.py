@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
-from certcal_ext.intervals import Interval
-from certcal_ext.score_cdf import score_band
-from certcal_ext.score_intervals import score_interval
+from certcal_ext.intervals.clopper_pearson import Interval
+from certcal_ext.intervals.score_cdf import score_band
+from certcal_ext.intervals.scores import score_interval
 
 Floats = NDArray[np.float64]
 FALSE_ALARM = 1e-6

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, linprog
 from scipy.special import ndtr, ndtri
 
-from certcal_ext import score_intervals
-from certcal_ext.intervals import clopper_pearson
-from certcal_ext.score_intervals import (
+from certcal_ext.intervals import scores as score_intervals
+from certcal_ext.intervals.clopper_pearson import clopper_pearson
+from certcal_ext.intervals.scores import (
     betting,
     empirical_bernstein,
     hoeffding,

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import SIZES, Problem, problems, random_problem
 
-from certcal_ext import selective
 from certcal_ext._rounding import ratios_down, ratios_up, rounded_down, rounded_up
-from certcal_ext.plain import risk_coverage, selective_risk
-from certcal_ext.selective import (
+from certcal_ext.metrics import selective
+from certcal_ext.metrics.plain import risk_coverage, selective_risk
+from certcal_ext.metrics.selective import (
     aurc_of_groups,
     certified_risk_coverage,
     certified_selective_risk,

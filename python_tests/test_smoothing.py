@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import certcal_ext as cc
 from certcal_ext.model_state import model_fingerprint
-from certcal_ext.stopping import Stopping
+from certcal_ext.stopping.rules import Stopping
 
 IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0])

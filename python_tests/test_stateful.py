@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from problems import SIZES, Problem, problems, random_problem
 
 import certcal_ext as cc
-from certcal_ext import stateful
-from certcal_ext.log_loss import certified_log_loss
-from certcal_ext.selective import certified_risk_coverage
-from certcal_ext.stateful import (
+from certcal_ext.metrics import stateful
+from certcal_ext.metrics.log_loss import certified_log_loss
+from certcal_ext.metrics.selective import certified_risk_coverage
+from certcal_ext.metrics.stateful import (
     BrierState,
     CertifiedState,
     EceState,
@@ -301,7 +301,7 @@ def test_bad_settings(make: Callable[[], Any], error: type[Exception]) -> None:
 
 
 def test_the_adapter_is_not_imported_unasked() -> None:
-    code = "import sys, certcal_ext.stateful; print('torchmetrics' in sys.modules)"
+    code = "import sys, certcal_ext.metrics.stateful; print('torchmetrics' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 
@@ -311,7 +311,7 @@ def test_the_adapter_says_what_it_needs() -> None:
         import sys
         sys.modules["torch"] = None
         try:
-            import certcal_ext.torchmetrics_adapter
+            import certcal_ext.metrics.torchmetrics_adapter
         except ImportError as error:
             print(error)
     """
@@ -323,7 +323,7 @@ def test_the_adapter_says_what_it_needs() -> None:
 
 def adapter() -> Any:
     pytest.importorskip("torchmetrics")
-    return __import__("certcal_ext.torchmetrics_adapter", fromlist=["x"])
+    return __import__("certcal_ext.metrics.torchmetrics_adapter", fromlist=["x"])
 
 
 def metrics_and_values(problem: Problem) -> list[tuple[str, dict[str, Any], float]]:
@@ -382,7 +382,7 @@ def test_torchmetrics_adapter_sums_across_processes(tmp_path: Path) -> None:
         import numpy as np
         import torch
         import torch.distributed as dist
-        from certcal_ext.torchmetrics_adapter import CertifiedCalibrationError
+        from certcal_ext.metrics.torchmetrics_adapter import CertifiedCalibrationError
 
         rank, store, data = int(sys.argv[1]), sys.argv[2], np.load(sys.argv[3])
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)

@@ -11,11 +11,8 @@ from scipy.optimize import linprog
 from scipy.stats import binom
 
 import certcal_ext as cc
-from certcal_ext.draw_plans import Groups, plan_draws
-from certcal_ext.draw_program import DrawProgram
-from certcal_ext.intervals import clopper_pearson
-from certcal_ext.stopping import Stopping, option_probits, row_intervals, split_interval
-from certcal_ext.vote_forecast import (
+from certcal_ext.intervals.clopper_pearson import clopper_pearson
+from certcal_ext.stopping.forecast import (
     Outcomes,
     cells,
     likely_votes,
@@ -23,6 +20,9 @@ from certcal_ext.vote_forecast import (
     probabilities,
     solve_cells,
 )
+from certcal_ext.stopping.plans import Groups, plan_draws
+from certcal_ext.stopping.program import DrawProgram
+from certcal_ext.stopping.rules import Stopping, option_probits, row_intervals, split_interval
 
 SMALL = Stopping(radii=(0.1,), n_max=4000, n_min=50, planning=100)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import certcal_ext as cc
-from certcal_ext import torch_ops
+from certcal_ext.smoothing import torch_ops
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -155,13 +155,13 @@ def test_compiled_with_any_batch_size_and_with_gradient() -> None:
 
 
 def test_the_package_does_not_import_torch_for_them() -> None:
-    code = "import sys, certcal_ext, certcal_ext.noise; print('torch' in sys.modules)"
+    code = "import sys, certcal_ext, certcal_ext.smoothing.noise; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 
 
 def test_without_torch_the_module_says_what_to_install() -> None:
-    code = "import sys; sys.modules['torch'] = None; import certcal_ext.torch_ops"
+    code = "import sys; sys.modules['torch'] = None; import certcal_ext.smoothing.torch_ops"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert 'needs torch: pip install "certcal_ext[torch]"' in run.stderr

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from certcal_ext.validity import (
+from certcal_ext.certificates.validity import (
     failing_intervals,
     population_mean,
     population_share,

@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 
 import certcal_ext as cc
-from certcal_ext.validity import failing_intervals
+from certcal_ext.certificates.validity import failing_intervals
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

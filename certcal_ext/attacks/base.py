@@ -21,7 +21,7 @@ from certcal_ext.attacks.geometry import Ball, Norm
 from certcal_ext.attacks.objectives import Objective, Rows
 from certcal_ext.attacks.result import AttackResult
 from certcal_ext.attacks.victims import Victim, as_victim, evaluation_mode
-from certcal_ext.noise import MAX_SEED
+from certcal_ext.smoothing.noise import MAX_SEED
 
 #: With fewer images, an accuracy near chance is no news.
 _FEWEST_TO_JUDGE = 30

@@ -17,7 +17,7 @@ from certcal_ext.attacks.base import GradientAttack, climb
 from certcal_ext.attacks.objectives import ConfidenceObjective
 from certcal_ext.attacks.targets import Plan, plan
 from certcal_ext.attacks.victims import ESTIMATE_DRAW, SmoothedVictim
-from certcal_ext.noise import MAX_DRAWS
+from certcal_ext.smoothing.noise import MAX_DRAWS
 
 Floats = NDArray[np.float64]
 

@@ -16,10 +16,10 @@ from scipy.stats import binom
 
 from certcal_ext import _check
 from certcal_ext.attacks.result import AttackResult
-from certcal_ext.metrics import brier, ece
+from certcal_ext.metrics.brier_ece import brier, ece
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates, CertifiedSet
+    from certcal_ext.certificates.certificates import Certificates, CertifiedSet
 
 Floats = NDArray[np.float64]
 

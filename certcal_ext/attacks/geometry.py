@@ -10,7 +10,7 @@ import torch
 from scipy.special import ndtr
 
 from certcal_ext import _check
-from certcal_ext.noise import add_noise
+from certcal_ext.smoothing.noise import add_noise
 
 Norm = Literal["l2", "linf"]
 

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from certcal_ext import _check, metrics, more_metrics
+from certcal_ext import _check
 from certcal_ext._files import replacing
+from certcal_ext.metrics import brier_ece as metrics
+from certcal_ext.metrics import ks_mce as more_metrics
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from certcal_ext import _check
-from certcal_ext.noise import MAX_DRAWS, MAX_SEED, add_noise
-from certcal_ext.votes import count_votes
+from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED, add_noise
+from certcal_ext.smoothing.votes import count_votes
 
 Confidence = Literal["scores", "votes"]
 

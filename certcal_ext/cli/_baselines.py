@@ -11,7 +11,7 @@ import typer
 from certcal_ext.cli._common import console, note
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates
+    from certcal_ext.certificates.certificates import Certificates
 
 _NAMES = {"admm": "ADMM", "dece": "DECE ascent", "brier_worst": "Brier-worst"}
 
@@ -20,7 +20,8 @@ def by_radius(
     certificates: Certificates, radii: Sequence[float], binning: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The exact value and each lower estimate, a dictionary a radius."""
-    from certcal_ext import baselines, certified_ece
+    from certcal_ext import certified_ece
+    from certcal_ext.milp import baselines
 
     solvers = {
         "admm": baselines.lower_estimate_admm,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from certcal_ext.certificates import Certificates
-    from certcal_ext.curve import Curve
+    from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.curve import Curve
 
 BAD_INPUT = 2
 _TRACEBACK = "CERTCAL_TRACEBACK"
@@ -120,7 +120,7 @@ def read_certificates(
         FileNotFoundError: there is no such file.
         ValueError: the file is none of the three, or something it does not hold was not given.
     """
-    from certcal_ext.certificates import Certificates
+    from certcal_ext.certificates.certificates import Certificates
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -11,8 +11,8 @@ import typer
 from certcal_ext.cli._common import console
 
 if TYPE_CHECKING:
-    from certcal_ext.bounds import MetricCurve
-    from certcal_ext.certificates import Certificates
+    from certcal_ext.certificates.bounds import MetricCurve
+    from certcal_ext.certificates.certificates import Certificates
 
 #: Metrics of the top label, which every certificate has, and of all classes, which needs their votes.
 NAMES = ("brier", "ece", "ks", "mce", "log_loss", "selective_risk", "classwise_ece")
@@ -146,7 +146,7 @@ def equal_mass(certificates: Certificates, bins: int, edges: object) -> list[flo
     Raises:
         ValueError: edges are given too, or there are no confidences.
     """
-    from certcal_ext.edges import equal_mass_edges
+    from certcal_ext.metrics.edges import equal_mass_edges
 
     if edges is not None:
         raise ValueError("--equal-mass: expected without --edges")

@@ -11,7 +11,7 @@ import numpy as np
 from certcal_ext.cli._common import console
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates
+    from certcal_ext.certificates.certificates import Certificates
 
 _FACTORS = (1.0, 2.0, 4.0, 10.0)
 
@@ -24,10 +24,10 @@ def by_radius(
     Raises:
         ValueError: the certificates do not hold votes and labels.
     """
-    from certcal_ext.adaptive import AdaptiveResult
-    from certcal_ext.certificate_table import numbers
-    from certcal_ext.draw_plans import what_more_draws_buy
-    from certcal_ext.stopping import Stopping
+    from certcal_ext.certificates.table import numbers
+    from certcal_ext.stopping.adaptive import AdaptiveResult
+    from certcal_ext.stopping.plans import what_more_draws_buy
+    from certcal_ext.stopping.rules import Stopping
 
     made, table = certificates.provenance, certificates.table
     votes, draws, correct = (numbers(table, name) for name in ("votes", "n", "correct"))
@@ -48,8 +48,8 @@ def by_radius(
         votes=votes,
         n=draws,
         look=np.zeros(votes.size, np.int64),
-        lower=numbers(table, "p_lower"),
-        upper=numbers(table, "p_upper"),
+        lower=table.column("p_lower").to_numpy(),
+        upper=table.column("p_upper").to_numpy(),
         planning_votes=(2 * votes >= draws).astype(np.int64),
         correct=correct.view(np.uint8),
         sigma=float(made.sigma or 0.0),

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import torch
 
     from certcal_ext._progress import Report
-    from certcal_ext.certificates import Certificates
+    from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.datasets import ImageData
-    from certcal_ext.smoothing import SmoothedClassifier
-    from certcal_ext.stopping import Stopping
+    from certcal_ext.smoothing.classifier import SmoothedClassifier
+    from certcal_ext.stopping.rules import Stopping
 
 _CLEAN_IMAGES = 512
 _PROBE_SECONDS = 0.25
@@ -148,7 +148,7 @@ def estimate_run(
         TypeError: an option is of the wrong kind.
         ValueError: an option is out of range, or the model fails.
     """
-    from certcal_ext.intervals import best_radius
+    from certcal_ext.intervals.clopper_pearson import best_radius
 
     n0, n = options["n0"], options["n"]
     total = len(images.images) * (n0 + n)

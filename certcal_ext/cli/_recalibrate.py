@@ -12,9 +12,9 @@ import typer
 from certcal_ext.cli._common import console
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates
-    from certcal_ext.recalibration_report import RecalibrationReport
-    from certcal_ext.recalibration_split import SplitRecalibration
+    from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.recalibration.report import RecalibrationReport
+    from certcal_ext.recalibration.split import SplitRecalibration
 
 Rows = list[tuple[float, "RecalibrationReport | None"]]
 
@@ -107,7 +107,7 @@ def split_and_fit(
     certificates: Certificates, kind: str, radius: float | None, radii: Sequence[float]
 ) -> Gain:
     """Fits on one half; the radius is the largest listed one with half of the samples certified, where not given."""
-    from certcal_ext.recalibration_split import recalibrate_split
+    from certcal_ext.recalibration.split import recalibrate_split
 
     if radius is None:
         enough = [r for r in radii if 2 * len(certificates.at(r)) >= len(certificates)]

@@ -149,7 +149,7 @@ def attack(
         writable(out, "--out")
         writable(report, "--report")
         from certcal_ext.attacks import compare_with_bound
-        from certcal_ext.certificates import Certificates
+        from certcal_ext.certificates.certificates import Certificates
         from certcal_ext.datasets import load_images
         from certcal_ext.models import load_model
 

@@ -14,9 +14,9 @@ from certcal_ext.cli import _common
 from certcal_ext.cli._preflight import check_clean, estimate_run, run_certify, to_device
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates
+    from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.datasets import ImageData
-    from certcal_ext.stopping import Stopping
+    from certcal_ext.stopping.rules import Stopping
 
 EXAMPLES = _common.examples(
     (
@@ -170,7 +170,7 @@ def certify(
         _common.writable(report, "--report")
         from certcal_ext.datasets import load_images
         from certcal_ext.models import load_model
-        from certcal_ext.smoothing import SmoothedClassifier
+        from certcal_ext.smoothing.classifier import SmoothedClassifier
 
         images = load_images(
             data,
@@ -232,7 +232,7 @@ def _rules(
     Raises:
         ValueError: an option that does not go with them, or out of range.
     """
-    from certcal_ext.stopping import Stopping
+    from certcal_ext.stopping.rules import Stopping
 
     if how["confidence"] != "votes" or how["runner_up"] or how["keep_counts"]:
         raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 from certcal_ext.demo.digits import load_digits
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates
+    from certcal_ext.certificates.certificates import Certificates
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7)
 """Radii of the printed table, l2 norm in [0, 1] pixel units."""
@@ -98,7 +98,7 @@ def run_demo(
         raise ImportError('the demo needs torch: pip install "certcal_ext[all]"') from error
     from certcal_ext._progress import reporting
     from certcal_ext.demo.model import one_thread, train
-    from certcal_ext.smoothing import SmoothedClassifier
+    from certcal_ext.smoothing.classifier import SmoothedClassifier
 
     settings = settings or DemoSettings()
     images, labels = load_digits()

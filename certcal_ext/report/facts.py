@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from certcal_ext.report.further import Further, gather_further
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates
-    from certcal_ext.curve import CertifiedSet, Curve
-    from certcal_ext.provenance import Provenance
+    from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.curve import CertifiedSet, Curve
+    from certcal_ext.certificates.provenance import Provenance
 
 _STEPS = (0.005, 0.01, 0.02, 0.025, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0)
 _MOST_RADII = 13
@@ -202,7 +202,7 @@ def _main_radius(curve: Curve) -> int:
 def _diagrams(
     chosen: CertifiedSet, edges: NDArray[np.float64], closed: str
 ) -> tuple[Reliability | None, Reliability | None]:
-    from certcal_ext.metrics import certified_ece
+    from certcal_ext.metrics.brier_ece import certified_ece
 
     if len(chosen.lower) == 0 or chosen.correct is None:
         return None, None

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from certcal_ext.bounds import MetricCurve
-    from certcal_ext.certificates import Certificates
-    from certcal_ext.curve import CertifiedSet
-    from certcal_ext.recalibration_report import RecalibrationReport, ResolutionCurve
-    from certcal_ext.recalibration_split import SplitRecalibration
-    from certcal_ext.selective import CertifiedRiskCoverage
+    from certcal_ext.certificates.bounds import MetricCurve
+    from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.curve import CertifiedSet
+    from certcal_ext.metrics.selective import CertifiedRiskCoverage
+    from certcal_ext.recalibration.report import RecalibrationReport, ResolutionCurve
+    from certcal_ext.recalibration.split import SplitRecalibration
 
 #: Log loss is of confidences reported in [CLIP, 1 - CLIP].
 CLIP = 1e-3
@@ -81,7 +81,7 @@ def gather_further(
     Raises:
         ValueError: an argument is out of range.
     """
-    from certcal_ext.selective import certified_risk_coverage
+    from certcal_ext.metrics.selective import certified_risk_coverage
 
     risk = delta if certificates.provenance.alpha is not None else None
     options = {"delta": risk, "clip": CLIP, "threshold": THRESHOLD, **binning}
@@ -106,8 +106,8 @@ def gather_further(
 def _gain(
     certificates: Certificates, chosen: CertifiedSet, kind: str, binning: dict[str, Any]
 ) -> Gain | None:
-    from certcal_ext.recalibration_report import split_halves
-    from certcal_ext.recalibration_split import recalibrate_split
+    from certcal_ext.recalibration.report import split_halves
+    from certcal_ext.recalibration.split import recalibrate_split
 
     halves = np.bincount(split_halves(chosen.index).astype(np.int64), minlength=2)
     if (

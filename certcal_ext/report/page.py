@@ -18,7 +18,7 @@ from certcal_ext.report.facts import Facts, gather
 from certcal_ext.report.figures import draw_all
 
 if TYPE_CHECKING:
-    from certcal_ext.certificates import Certificates
+    from certcal_ext.certificates.certificates import Certificates
 
 _BINS = 15  # what ``certcal bound`` takes where nothing is said
 _FIELDS = {

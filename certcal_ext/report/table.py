@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from certcal_ext.report import words
 
 if TYPE_CHECKING:
-    from certcal_ext.curve import Curve
+    from certcal_ext.certificates.curve import Curve
     from certcal_ext.report.facts import Facts
 
 

@@ -228,8 +228,8 @@ def gain(facts: Facts) -> str:
         f"{at_most(report.before.certified_brier)} to {at_most(report.after.certified_brier)} and their "
         f"certified calibration error from {at_most(report.before.certified_ece, as_percent=True)} to "
         f"{at_most(report.after.certified_ece, as_percent=True)}. It costs resolution, from "
-        f"{fixed(report.before.resolution)} to {fixed(report.after.resolution)}: {kept} No monotone map has a lower certified Brier score on the "
-        "half that an isotonic one was fitted on."
+        f"{fixed(report.before.resolution)} to {fixed(report.after.resolution)}: {kept} No "
+        "monotone map has a lower certified Brier score on the half that an isotonic one was fitted on."
     )
 
 
@@ -237,11 +237,11 @@ def mapping(text: str) -> str:
     """A stored map in a few words.
 
     Example:
-        >>> from certcal_ext.recalibration import StepMap
+        >>> from certcal_ext.recalibration.maps import StepMap
         >>> mapping(StepMap(jumps=(0.5,), levels=(0.25, 0.75)).to_json())
         'isotonic map, 2 levels from 0.25 to 0.75'
     """
-    from certcal_ext.recalibration import RecalibrationMap, StepMap
+    from certcal_ext.recalibration.maps import RecalibrationMap, StepMap
 
     stored = RecalibrationMap.from_json(text)
     if isinstance(stored, StepMap):

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The table that passes between all parts, and what is asked of it."""

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""Several models side by side, on samples that make the comparison fair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certcal_ext import _check
+from certcal_ext.certificates.bounds import MetricCurve, RowBounds, metric_curve, read_only
+from certcal_ext.certificates.certificates import Certificates
+from certcal_ext.certificates.worst_cases import Choices, metric_of
+
+COMPARISONS = ("intersection", "all", "certified")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One metric of several models over radii.
+
+    Attributes:
+        metric: its name.
+        samples: "intersection": the samples that every model certifies at the radius; "all": every sample, those that a
+            model does not certify at their worst; "certified": each model's own certified set, which does not compare
+            models fairly.
+        radius: (R,) l2 radii, in pixel units.
+        curves: by name of the model.
+        accuracy: by name of the model, (R,) share of the compared samples that the model gets right (scope "all": and
+            certified).
+    """
+
+    metric: str
+    samples: str
+    radius: NDArray[np.float64]
+    curves: dict[str, MetricCurve]
+    accuracy: dict[str, NDArray[np.float64]]
+
+    def best(self, at: int) -> str | None:
+        """The model with the lowest worst case at radius number ``at``; None where no sample is compared."""
+        worst = {name: float(curve.worst[at]) for name, curve in self.curves.items()}
+        known = {name: value for name, value in worst.items() if not np.isnan(value)}
+        return min(known, key=lambda name: known[name]) if known else None
+
+
+def compare(
+    models: Mapping[str, Certificates],
+    radii: Any,
+    metric: str = "ece",
+    *,
+    samples: str = "intersection",
+    bins: int = 15,
+    edges: Any = None,
+    closed: str = "right",
+    clip: float | None = None,
+    threshold: float = 0.5,
+) -> Comparison:
+    """Compares models by a worst-case metric.
+
+    Two models certify different samples, mostly the easy ones, so that a model may look better because it certifies less.
+    Compare on the samples that all of them certify, or on all samples.
+
+    Args:
+        models: certificates by name, of the same samples (by ``index``, in any order) with the same labels.
+        radii: (R,) l2 radii, or one, in pixel units.
+        metric: as in ``Certificates.bound``.
+        samples: "intersection", "all" or "certified".
+        bins: number of bins of equal width; not used where ``edges`` is given.
+        edges: (M + 1,) strictly increasing from 0 to 1.
+        closed: which end of a bin belongs to it.
+        clip: as in ``Certificates.bound``.
+        threshold: as in ``Certificates.bound``.
+
+    Returns:
+        ``Comparison``.
+
+    Raises:
+        TypeError: a model that is no ``Certificates``, or an argument of the wrong kind.
+        ValueError: fewer than two models, samples or labels that differ, or an argument out of range.
+
+    Source:
+        The scopes: this project (docs/validity.md).
+
+    Example:
+        >>> a = Certificates.from_counts([[990, 10], [900, 100]], [0, 0], sigma=0.25)
+        >>> b = Certificates.from_counts([[900, 100], [550, 450]], [0, 0], sigma=0.25)
+        >>> result = compare({"a": a, "b": b}, [0.0, 0.1], metric="brier")
+        >>> result.curves["a"].samples, result.best(0)
+        (array([1, 1]), 'a')
+    """
+    if samples not in COMPARISONS:
+        raise ValueError(f"samples: expected one of {', '.join(COMPARISONS)}, got {samples!r}")
+    asked = _check.radii("radii", radii)
+    measure = metric_of(metric)
+    borders = _check.bin_edges(bins, edges)
+    choices = Choices(borders, "left" if _check.closed_left(closed) else "right", clip, threshold)
+    aligned = _aligned(models)
+    common = {
+        float(radius): np.logical_and.reduce(
+            [made.rows_at(radius).certified for made in aligned.values()]
+        )
+        for radius in asked
+    }
+    curves, accuracy = {}, {}
+    for name, made in aligned.items():
+        scope = "all" if samples == "all" else "certified"
+        source = made.source(scope)
+        if samples == "intersection":
+            source = source.restricted(common)
+        curves[name] = metric_curve(source, measure, asked, choices, scope, None, "best", False)
+        accuracy[name] = read_only(
+            np.array(
+                [_accuracy(source.rows(float(radius)), source.correct, scope) for radius in asked]
+            )
+        )
+    return Comparison(metric, samples, read_only(asked.copy()), curves, accuracy)
+
+
+def _accuracy(rows: RowBounds, correct: NDArray[np.uint8], scope: str) -> float:
+    right = float(np.count_nonzero(correct[rows.certified]))
+    total = correct.size if scope == "all" else np.count_nonzero(rows.certified)
+    return right / total if total else float("nan")
+
+
+def _aligned(models: Mapping[str, Certificates]) -> dict[str, Certificates]:
+    """The same rows in the same order."""
+    if not isinstance(models, Mapping) or len(models) < 2:
+        raise ValueError("models: expected at least two certificates by name")
+    result: dict[str, Certificates] = {}
+    first: tuple[str, Any, Any] | None = None
+    for name, made in models.items():
+        if not isinstance(made, Certificates):
+            raise TypeError(
+                f"models: expected Certificates for {name!r}, got {type(made).__name__}"
+            )
+        order = np.argsort(made.table.column("index").to_numpy(), kind="stable")
+        sorted_rows = made.select(order)
+        index = sorted_rows.table.column("index").to_numpy()
+        labels = sorted_rows.table.column("label").to_pylist()
+        if np.unique(index).size != index.size:
+            raise ValueError(f"models: expected each sample once, got one twice in {name!r}")
+        if first is None:
+            first = name, index, labels
+        elif not np.array_equal(index, first[1]):
+            raise ValueError(
+                f"models: expected the samples of {first[0]!r} in {name!r} too (column index)"
+            )
+        elif labels != first[2]:
+            raise ValueError(f"models: expected the labels of {first[0]!r} in {name!r} too")
+        result[name] = sorted_rows
+    return result

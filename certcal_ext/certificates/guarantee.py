@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""What the rows of certificates guarantee at a radius: who is certified, and how far the confidences can move."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from certcal_ext.certificates.bounds import RowBounds, largest_gap
+from certcal_ext.certificates.curve import (
+    CertifiedSet,
+    Groups,
+    group_rows,
+    prediction_margin,
+    shifted_intervals,
+)
+from certcal_ext.certificates.evidence import (
+    Ends,
+    confidence_band,
+    ends_at_level,
+    selected_by_estimation,
+)
+from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.table import chosen, matrix, numbers
+from certcal_ext.intervals.clopper_pearson import Interval
+from certcal_ext.recalibration.maps import RecalibrationMap
+
+if TYPE_CHECKING:
+    from certcal_ext.intervals.score_cdf import ScoreBand
+
+Floats = NDArray[np.float64]
+
+
+class Guarantee:
+    """The bounds of a table's rows under attack.
+
+    Args:
+        table: certificates, validated.
+        provenance: theirs.
+        alpha: the failure probability of a row at which to evaluate; None takes the table as it stands.
+
+    Raises:
+        ValueError: ``alpha`` is given and the table does not hold the draws.
+    """
+
+    def __init__(self, table: pa.Table, provenance: Provenance, alpha: float | None = None) -> None:
+        self._table = table
+        self._made = provenance
+        self._alpha = provenance.alpha if alpha is None else alpha
+        ends = None if alpha is None else ends_at_level(table, provenance, alpha)
+        if ends is None:
+            if alpha is not None:
+                raise ValueError("alpha: expected certificates that hold their draws")
+            ends = Ends(*(self._column(name) for name in _END_COLUMNS))
+        self._ends = ends
+
+    @property
+    def smoothed(self) -> bool:
+        """Whether bounds grow with the radius; another verifier's do not."""
+        return self._made.kind != "intervals"
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Rows with equal intervals, in probit space."""
+        # A row without a point estimate abstained: it is never certified, and the 0 is never read.
+        confidence = self._table.column("confidence").fill_null(0.0).to_numpy()
+        plain = self._made.kind == "votes" and self._made.stopping is None and self._same_draws
+        votes = self._column("votes") if plain else None
+        ends, margin = self._ends, None
+        if ends.prediction_lower is not None or ends.runner_up_upper is not None:
+            own = ends.lower if ends.prediction_lower is None else ends.prediction_lower
+            margin = prediction_margin(own, ends.runner_up_upper)
+        return group_rows(ends.lower, ends.upper, confidence, votes, margin)
+
+    @cached_property
+    def recalibration(self) -> RecalibrationMap | None:
+        """The monotone map that confidences go through, or None."""
+        stored = self._made.recalibration
+        return None if stored is None else RecalibrationMap.from_json(stored)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the fused pass over votes gives the same numbers: nothing but shifted intervals is involved."""
+        return (
+            self.smoothed
+            and self._band is None
+            and self.recalibration is None
+            and self.groups.margin is None
+        )
+
+    def certified(self, radius: float) -> NDArray[np.bool_]:
+        """(N,) bool: the samples whose prediction no attack of that radius changes."""
+        if not self.smoothed:
+            return np.ones(self._table.num_rows, np.bool_)
+        return self.groups.certified(self.shift(radius))
+
+    def intervals(self, rows: NDArray[np.bool_], radius: float) -> Interval:
+        """The confidence intervals of the chosen rows under attack, after recalibration; rounded outward."""
+        if not self.smoothed:
+            ends = Interval(self._ends.lower[rows], self._ends.upper[rows])
+        elif self._band is not None:
+            every = self._band.at(self.shift(radius))
+            ends = Interval(every.lower[rows], every.upper[rows])
+        else:
+            ends = shifted_intervals(self.groups, rows, self.shift(radius))
+        if self.recalibration is None:
+            return ends
+        return self.recalibration.image(ends.lower, ends.upper)
+
+    def shift(self, radius: float) -> float:
+        """Radius over sigma, rounded up: one rounded to nearest could certify a little too much."""
+        return float(shifts(np.array([radius]), self._made)[0])
+
+    def at(self, radius: float) -> CertifiedSet:
+        """The certified samples, with their intervals under attack."""
+        inside = self.certified(radius)
+        lower, upper = self.intervals(inside, radius)
+        confidence = chosen(self._table, "confidence", inside)
+        if confidence is not None and self.recalibration is not None:
+            confidence = self.recalibration(confidence)
+        index = self._column("index")[inside]
+        for values in (index, lower, upper):
+            values.flags.writeable = False
+        return CertifiedSet(
+            radius=radius,
+            index=index,
+            correct=chosen(self._table, "correct", inside),
+            lower=lower,
+            upper=upper,
+            confidence=confidence,
+            predicted=chosen(self._table, "predicted", inside),
+        )
+
+    def rows(self, radius: float) -> RowBounds:
+        """Every row, the uncertified ones too."""
+        certified = self.certified(radius)
+        everyone = np.ones(certified.size, np.bool_)
+        lower, upper = self.intervals(everyone, radius)
+        correct = numbers(self._table, "correct")
+        gap = None
+        if correct is not None:
+            other = self._others
+            ends = Interval(lower, upper)
+            if other is not None:
+                ends = other._raw(radius)
+            elif self.recalibration is not None:
+                ends = self._raw(radius)
+            gap = largest_gap(
+                correct.view(np.uint8), *ends, self._image, top=self._made.kind != "scores"
+            )
+            missing = self._table.column("predicted").fill_null(0).to_numpy() == -1
+            gap = np.where(missing, 1.0, gap)
+        return RowBounds(radius, certified, lower, upper, gap)
+
+    def _raw(self, radius: float) -> Interval:
+        """Intervals of all rows before recalibration."""
+        everyone = np.ones(self._table.num_rows, np.bool_)
+        if not self.smoothed:
+            return Interval(self._ends.lower, self._ends.upper)
+        if self._band is not None:
+            return self._band.at(self.shift(radius))
+        return shifted_intervals(self.groups, everyone, self.shift(radius))
+
+    def _image(self, values: Floats) -> tuple[Floats, Floats]:
+        if self.recalibration is None:
+            return values, values
+        return self.recalibration.lower_image(values), self.recalibration.upper_image(values)
+
+    @cached_property
+    def _others(self) -> Guarantee | None:
+        """For rows that are not certified, where the estimating draws selected the class: a union over the classes."""
+        classes = self._made.num_classes
+        if not selected_by_estimation(self._made) or classes is None or self._alpha is None:
+            return None
+        return Guarantee(self._table, self._made, max(self._alpha / classes, 1e-15))
+
+    @cached_property
+    def _band(self) -> ScoreBand | None:
+        if self._made.kind != "scores" or self._made.interval != "cdf":
+            return None
+        scores, mean = matrix(self._table, "scores"), self._column("confidence")
+        return confidence_band(cast(Any, scores), mean, cast(float, self._alpha))
+
+    @property
+    def _same_draws(self) -> bool:
+        draws = self._column("n")
+        return draws is None or bool((draws == draws[0]).all())
+
+    def _column(self, name: str) -> Any:
+        return numbers(self._table, name)
+
+
+_END_COLUMNS = ("p_lower", "p_upper", "prediction_lower", "runner_up_upper")
+
+
+def shifts(radii: Floats, made: Provenance) -> Floats:
+    """Radii over sigma, rounded up."""
+    sigma = np.float64(made.sigma or np.nan)  # a smoothed certificate has one
+    return np.where(radii > 0, np.nextafter(radii / sigma, np.inf), 0.0)

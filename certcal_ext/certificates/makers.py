@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: MIT
+"""The ways into ``Certificates``: votes, scores, a log, another verifier."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from certcal_ext.certificates import readers, sources
+from certcal_ext.certificates.provenance import Provenance
+
+if TYPE_CHECKING:
+    from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.stopping.adaptive import AdaptiveResult
+
+
+class CertificateMakers:
+    """The constructors of ``Certificates``."""
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Any,
+        labels: Any,
+        sigma: float,
+        alpha: float = 1e-3,
+        selection: Any = None,
+        *,
+        index: Any = None,
+        runner_up: bool = False,
+        keep_counts: bool = False,
+    ) -> Certificates:
+        """Certificates from votes of a classifier under Gaussian noise.
+
+        Args:
+            counts: (N, K) whole numbers, votes of the estimation draws; rows of equal sum.
+            labels: (N,) classes, or None: intervals and predictions are certified, and metrics are
+                not available.
+            sigma: standard deviation of the noise, in pixel units.
+            alpha: failure probability of one interval, both sides together.
+            selection: (N,) classes chosen by separate draws. None chooses the class with most votes
+                (the lowest of equals) in ``counts`` themselves, which the provenance then notes.
+            index: (N,) sample ids; None numbers the rows.
+            runner_up: also bounds the most probable other class from above, and certifies the
+                prediction by pA against pB where that is better than pA against 1 - pA. It takes
+                a tenth of alpha; where ``selection`` is None also a union over the classes.
+            keep_counts: keeps the votes of all classes, for class-wise metrics.
+
+        Returns:
+            ``Certificates``.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: unequal row sums, fewer than two classes, no samples, or a value out of
+                range.
+
+        Warns:
+            UserWarning: more samples abstain than are certified; the best radius for this n and
+                alpha is named.
+        """
+        result = _built(
+            cls,
+            sources.of_counts(
+                counts, labels, sigma, alpha, selection, index, runner_up, keep_counts
+            ),
+        )
+        _warn_of_abstentions(result)
+        return result
+
+    @classmethod
+    def from_votes(
+        cls,
+        votes: Any,
+        n: Any,
+        predicted: Any,
+        labels: Any,
+        sigma: float,
+        alpha: float = 1e-3,
+        *,
+        index: Any = None,
+    ) -> Certificates:
+        """Certificates from votes of each sample's own class, selected by separate draws.
+
+        Args:
+            votes: (N,) whole numbers, votes of the predicted class among the estimation draws.
+            n: (N,) draws of each sample, or one number for all.
+            predicted: (N,) classes chosen by separate draws.
+            labels: (N,) classes, or None.
+            sigma: standard deviation of the noise, in pixel units.
+            alpha: failure probability of one interval, both sides together.
+            index: (N,) sample ids; None numbers the rows.
+
+        Returns:
+            ``Certificates``.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: no samples, more votes than draws, or a value out of range.
+
+        Warns:
+            UserWarning: more samples abstain than are certified.
+
+        Example:
+            >>> from certcal_ext import Certificates
+            >>> made = Certificates.from_votes([990, 4000], [1000, 4001], [0, 1], [0, 0], 0.25)
+            >>> made.at(0.25).index
+            array([0, 1])
+        """
+        result = _built(cls, sources.of_votes(votes, n, predicted, labels, sigma, alpha, index))
+        _warn_of_abstentions(result)
+        return result
+
+    @classmethod
+    def from_adaptive(
+        cls, result: AdaptiveResult, predicted: Any, labels: Any = None, *, index: Any = None
+    ) -> Certificates:
+        """Certificates of a run that stopped samples early (see ``run_adaptive``).
+
+        Args:
+            result: the run.
+            predicted: (N,) classes selected by draws that the run did not use.
+            labels: (N,) classes, those that the run's ``correct`` came from; None where it had none.
+            index: (N,) sample ids; None numbers the rows.
+
+        Returns:
+            ``Certificates``, which keep the rules of stopping.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: shapes that differ, or labels that are not the run's.
+
+        Warns:
+            UserWarning: more samples abstain than are certified.
+        """
+        made = _built(cls, sources.of_adaptive(result, predicted, labels, index))
+        _warn_of_abstentions(made)
+        return made
+
+    @classmethod
+    def from_scores(
+        cls,
+        histogram: Any,
+        mean: Any,
+        votes: Any,
+        predicted: Any,
+        labels: Any,
+        sigma: float,
+        alpha: float = 1e-3,
+        *,
+        interval: str = "cdf",
+        index: Any = None,
+    ) -> Certificates:
+        """Certificates whose confidence is the mean softmax score of the predicted class.
+
+        The prediction is certified by the votes of the same draws. Half of alpha goes to the
+        one-sided bound on the votes, half to the scores.
+
+        Args:
+            histogram: (N, J) whole numbers, scores in J equal bins of [0, 1]; rows of equal sum n.
+            mean: (N,) means of the scores.
+            votes: (N,) votes of the predicted class.
+            predicted: (N,) classes chosen by separate draws.
+            labels: (N,) classes, or None.
+            sigma: standard deviation of the noise, in pixel units.
+            alpha: failure probability of one sample's bounds together.
+            interval: "cdf" (a band for the distribution of the scores, shifted threshold by
+                threshold), or an interval for the mean alone: "betting", "bernstein", "hoeffding".
+            index: (N,) sample ids; None numbers the rows.
+
+        Returns:
+            ``Certificates``.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: no samples, shapes or sums that differ, or a value out of range.
+
+        Warns:
+            UserWarning: more samples abstain than are certified.
+        """
+        made = sources.of_scores(
+            histogram, mean, votes, predicted, labels, sigma, alpha, interval, index
+        )
+        result = _built(cls, made)
+        _warn_of_abstentions(result)
+        return result
+
+    @classmethod
+    def from_npz(
+        cls,
+        path: str | PathLike[str],
+        sigma: float | None = None,
+        alpha: float = 1e-3,
+        *,
+        runner_up: bool = False,
+        keep_counts: bool = False,
+    ) -> Certificates:
+        """``from_counts`` on a file of votes (see ``readers.read_counts``).
+
+        Args:
+            path: ``.npz`` file with ``counts`` and, where they are known, ``label`` and ``sigma``.
+            sigma: standard deviation of the noise; None takes the file's.
+            alpha: failure probability of one interval, both sides together.
+            runner_up: as in ``from_counts``.
+            keep_counts: as in ``from_counts``.
+
+        Returns:
+            ``Certificates``.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: the file cannot be read, or neither it nor the caller says sigma, or they
+                differ.
+        """
+        stored = readers.read_counts(path)
+        scale = sources.sigma_of(stored, sigma, path)
+        result = cls.from_counts(
+            stored.counts,
+            stored.labels,
+            scale,
+            alpha,
+            runner_up=runner_up,
+            keep_counts=keep_counts,
+        )
+        return result.with_provenance(source=os.fspath(path))
+
+    @classmethod
+    def from_cohen_log(
+        cls, path: str | PathLike[str], sigma: float, n: int, alpha: float
+    ) -> Certificates:
+        """Certificates from a certification log (see ``readers.read_cohen_log``).
+
+        A printed radius stands for a range of vote counts, as it is rounded. The interval of a row
+        runs from the Clopper-Pearson lower end of the least count to the upper end of the largest
+        one, two-sided at ``alpha``, so it holds the interval that the true count would have given.
+        The point estimate is the middle of the range.
+
+        Args:
+            path: tab-separated log with idx, label, predict, radius and correct.
+            sigma: standard deviation of the noise that the log was made with, in pixel units.
+            n: number of estimation draws that it was made with.
+            alpha: failure probability of the log's one-sided bounds, and of one interval here.
+
+        Returns:
+            ``Certificates``; rows in which the log abstained abstain here.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: an argument out of range; a file that is no such log, naming the row; or a
+                radius that no count gives with this sigma, n and alpha.
+
+        Warns:
+            UserWarning: more samples abstain than are certified.
+        """
+        result = _built(cls, sources.of_cohen_log(path, sigma, n, alpha))
+        _warn_of_abstentions(result)
+        return result
+
+    @classmethod
+    def from_intervals(
+        cls,
+        correct: Any,
+        lower: Any,
+        upper: Any,
+        radius: float | None = None,
+        confidence: Any = None,
+        labels: Any = None,
+        predicted: Any = None,
+    ) -> Certificates:
+        """Certificates of another verifier: intervals and predictions that hold under attack.
+
+        Args:
+            correct: (N,) booleans or 0/1, whether the certified prediction is right.
+            lower: (N,) lower ends of the confidence under attack.
+            upper: (N,) upper ends.
+            radius: l2 radius at which they hold; a larger one is then an error, and at a smaller
+                one the same intervals are returned, which hold there too. None: they are returned
+                at whatever radius is asked for, unchecked.
+            confidence: (N,) confidences without an attack, or None.
+            labels: (N,) classes, or None.
+            predicted: (N,) predicted classes, or None.
+
+        Returns:
+            ``Certificates``; every sample counts as certified.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: no samples, shapes that differ, a value out of range, or ``correct`` that
+                contradicts the classes.
+
+        Example:
+            >>> from certcal_ext import Certificates
+            >>> certificates = Certificates.from_intervals([1, 0], [0.8, 0.5], [0.9, 0.6], 0.5)
+            >>> certificates.brier(0.5).round(3)
+            array([0.2])
+        """
+        return _built(
+            cls, sources.of_intervals(correct, lower, upper, radius, confidence, labels, predicted)
+        )
+
+
+def _built(kind: Any, parts: tuple[pa.Table, Provenance]) -> Certificates:
+    made: Certificates = kind(*parts)
+    return made
+
+
+def _warn_of_abstentions(made: Certificates) -> None:
+    abstained = int(np.count_nonzero(made.abstained))
+    if abstained > len(made) - abstained:
+        warnings.warn(
+            f"{abstained} of {len(made)} samples abstain; {made.reach_words()}", stacklevel=3
+        )

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""Where the numbers of a certificate come from, and how that travels with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Literal, get_args
+
+from certcal_ext import _check
+from certcal_ext._load import core
+from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
+
+Kind = Literal["votes", "scores", "log", "intervals"]
+
+#: How the interval of a row was made from its draws.
+Interval = Literal["clopper-pearson", "sequence", "hoeffding", "bernstein", "betting", "cdf"]
+
+#: Version of the stored form; raised when a reader of an older one would misread it.
+_FORMAT = 2
+
+
+_TEXTS = ("model_hash", "precision", "recalibration", "stopping", "source", "torch_version")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a certificate was made from. Fields that do not apply or are not known are None.
+
+    Attributes:
+        kind: ``"votes"`` (counts of a smoothed classifier), ``"scores"`` (its mean softmax scores),
+            ``"log"`` (printed radii) or ``"intervals"`` (another verifier).
+        sigma: standard deviation of the noise, in pixel units.
+        alpha: failure probability of one interval, both sides together.
+        n0: draws that selected the class.
+        n: draws that estimated its probability.
+        seed: key of the noise.
+        radius: l2 radius at which intervals of another verifier hold; None: whatever radius is
+            asked for.
+        num_classes: number of classes.
+        model_hash: hash of the model's weights.
+        precision: number format in which the model ran.
+        norm: norm of the attack.
+        interval: how intervals were made from draws; None: Clopper-Pearson, or another verifier.
+        recalibration: JSON of the monotone map that confidences go through, or None.
+        stopping: JSON of the rule by which samples stopped early, or None.
+        source: file or tool that the numbers came from.
+        torch_version: version of torch that ran the model.
+        package_version: version of this package that made the certificate.
+        created: time of making it, ISO 8601; not part of equality.
+        notes: remarks that a reader of the numbers should see.
+
+    Raises:
+        TypeError: a field of the wrong kind.
+        ValueError: a field out of range, or ``sigma``, ``alpha`` or ``n`` missing where the kind
+            needs them.
+    """
+
+    kind: Kind
+    sigma: float | None = None
+    alpha: float | None = None
+    n0: int | None = None
+    n: int | None = None
+    seed: int | None = None
+    radius: float | None = None
+    num_classes: int | None = None
+    model_hash: str | None = None
+    precision: str | None = None
+    norm: str = "l2"
+    interval: str | None = None
+    recalibration: str | None = None
+    stopping: str | None = None
+    source: str | None = None
+    torch_version: str | None = None
+    package_version: str = core.__version__
+    created: str = field(default_factory=_now, compare=False)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks every field, whether it came from a caller or from a file."""
+        if self.kind not in get_args(Kind):
+            raise ValueError(
+                f"kind: expected one of {', '.join(get_args(Kind))}, got {self.kind!r}"
+            )
+        smoothed = self.kind != "intervals"
+        if smoothed or self.sigma is not None:
+            _check.positive_number("sigma", self.sigma)
+        if smoothed or self.alpha is not None:
+            _check.failure_probability("alpha", self.alpha)
+        if smoothed or self.n is not None:
+            _check.whole_number("n", self.n, 1, MAX_DRAWS)
+        for name, least in (("n0", 0), ("seed", 0), ("num_classes", 2)):
+            if getattr(self, name) is not None:
+                _check.whole_number(name, getattr(self, name), least)
+        if self.radius is not None:
+            _check.radius("radius", self.radius)
+        if self.interval not in (None, *get_args(Interval)):
+            raise ValueError(
+                f"interval: expected one of {', '.join(get_args(Interval))}, got {self.interval!r}"
+            )
+        for name in _TEXTS:
+            _require_text(name, getattr(self, name), optional=True)
+        for name in ("norm", "package_version", "created"):
+            _require_text(name, getattr(self, name), optional=False)
+        if not isinstance(self.notes, tuple):
+            raise TypeError(f"notes: expected a tuple of str, got {type(self.notes).__name__}")
+        for note in self.notes:
+            _require_text("notes", note, optional=False)
+
+    def to_json(self) -> str:
+        """The text that is stored with the table."""
+        return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Provenance:
+        """Reads what ``to_json`` wrote; fields that a later version added are left out.
+
+        Raises:
+            TypeError: a field of the wrong kind.
+            ValueError: no such text, a format newer than this package knows, or a field out of
+                range.
+        """
+        try:
+            stored = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"provenance: expected JSON, got {text[:40]!r}") from error
+        if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
+            raise ValueError('provenance: expected a JSON object with a "format" number')
+        if stored["format"] > _FORMAT:
+            raise ValueError(
+                f"provenance: written by a newer certcal_ext (format {stored['format']}, this one "
+                f"knows {_FORMAT})"
+            )
+        known = {item.name for item in dataclasses.fields(cls)}
+        values: dict[str, Any] = {name: stored[name] for name in stored if name in known}
+        missing = {"kind", "package_version", "created"} - values.keys()
+        if missing:
+            raise ValueError(
+                f"provenance: expected the fields {', '.join(sorted(missing))}, which are missing"
+            )
+        if isinstance(values.get("notes"), list):
+            values["notes"] = tuple(values["notes"])
+        return cls(**values)
+
+
+def _require_text(name: str, value: object, optional: bool) -> None:
+    if not (isinstance(value, str) or (optional and value is None)):
+        raise TypeError(f"{name}: expected str, got {type(value).__name__}")

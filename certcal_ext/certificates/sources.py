@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: MIT
+"""Table and provenance of certificates from votes, a certification log, another verifier."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from certcal_ext import _check
+from certcal_ext.certificates.evidence import (
+    SHARED_DRAWS,
+    Ends,
+    runner_up_votes,
+    score_ends,
+    vote_ends,
+)
+from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.readers import (
+    VoteCounts,
+    counts_matrix,
+    read_cohen_log,
+    votes_of_radius,
+)
+from certcal_ext.certificates.table import build
+from certcal_ext.intervals.clopper_pearson import MAX_DRAWS, clopper_pearson
+
+_LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
+
+if TYPE_CHECKING:
+    from certcal_ext.stopping.adaptive import AdaptiveResult
+
+
+def of_counts(
+    counts: Any,
+    labels: Any,
+    sigma: float,
+    alpha: float,
+    selection: Any,
+    index: Any,
+    runner_up: bool,
+    keep_counts: bool,
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_counts``, which documents arguments and errors."""
+    matrix = counts_matrix("counts", counts)
+    rows, classes = matrix.shape
+    scale = _check.positive_number("sigma", sigma)
+    risk = _check.failure_probability("alpha", alpha)
+    draws = int(matrix[0].sum())
+    chosen = matrix.argmax(axis=1) if selection is None else selection
+    predicted = _classes("selection", chosen, rows, classes)
+    won = matrix[np.arange(rows), predicted]
+    every = np.full(rows, draws)
+    ends = vote_ends(
+        won,
+        every,
+        risk,
+        runner_up=runner_up_votes(matrix, predicted) if runner_up else None,
+        others=classes - 1,
+        classes=classes if selection is None else 1,
+    )
+    columns = {
+        **_columns(labels, predicted, classes, index, ends),
+        "votes": won,
+        "n": every,
+        "confidence": won / draws,
+        "counts": matrix if keep_counts or runner_up else None,
+    }
+    provenance = Provenance(
+        kind="votes",
+        sigma=scale,
+        alpha=risk,
+        n=draws,
+        num_classes=classes,
+        interval="clopper-pearson",
+        notes=(SHARED_DRAWS,) if selection is None else (),
+    )
+    return build(columns, rows), provenance
+
+
+def of_votes(
+    votes: Any,
+    draws: Any,
+    predicted: Any,
+    labels: Any,
+    sigma: float,
+    alpha: float,
+    index: Any,
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_votes``, which documents arguments and errors."""
+    won = _check.int_vector("votes", votes)
+    rows = won.size
+    each = _draws(draws, rows)
+    _require_votes(won, each)
+    scale = _check.positive_number("sigma", sigma)
+    risk = _check.failure_probability("alpha", alpha)
+    chosen = _classes("predicted", predicted, rows, None)
+    columns = {
+        **_columns(labels, chosen, None, index, vote_ends(won, each, risk)),
+        "votes": won,
+        "n": each,
+        "confidence": won / each,
+    }
+    provenance = Provenance(
+        kind="votes", sigma=scale, alpha=risk, n=int(each.max()), interval="clopper-pearson"
+    )
+    return build(columns, rows), provenance
+
+
+def of_adaptive(
+    result: AdaptiveResult, predicted: Any, labels: Any, index: Any
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_adaptive``, which documents arguments and errors."""
+    rows = result.votes.size
+    chosen = _classes("predicted", predicted, rows, None)
+    ends = Ends(result.lower, result.upper)
+    columns = _columns(labels, chosen, None, index, ends)
+    if labels is not None:
+        told = result.correct
+        if told is None or not np.array_equal(told != 0, columns["correct"]):
+            raise ValueError(
+                "labels: expected the ones that the run was told of, as its intervals depend on them"
+            )
+    elif result.correct is not None:
+        raise ValueError("labels: expected the ones that the run was told of, got None")
+    drawn = np.maximum(result.n, 1)
+    columns |= {
+        "votes": result.votes,
+        "n": drawn,
+        "confidence": result.votes / drawn,
+        "look": result.look,
+        "planning_votes": result.planning_votes,
+    }
+    rules = result.stopping
+    staged = rules.method == "staged"
+    provenance = Provenance(
+        kind="votes",
+        sigma=result.sigma,
+        alpha=result.alpha,
+        n=int(drawn.max()),
+        interval="clopper-pearson" if staged else "sequence",
+        stopping=rules.to_json(),
+    )
+    return build(columns, rows), provenance
+
+
+def of_scores(
+    histogram: Any,
+    mean: Any,
+    votes: Any,
+    predicted: Any,
+    labels: Any,
+    sigma: float,
+    alpha: float,
+    interval: str,
+    index: Any,
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_scores``, which documents arguments and errors."""
+    scores = counts_matrix("histogram", histogram)
+    rows, draws = scores.shape[0], int(scores[0].sum())
+    won = _check.int_vector("votes", votes, rows)
+    every = np.full(rows, draws)
+    _require_votes(won, every)
+    scale = _check.positive_number("sigma", sigma)
+    risk = _check.failure_probability("alpha", alpha)
+    chosen = _classes("predicted", predicted, rows, None)
+    point = _means(mean, scores)
+    if interval not in ("hoeffding", "bernstein", "betting", "cdf"):
+        raise ValueError(
+            f"interval: expected hoeffding, bernstein, betting or cdf, got {interval!r}"
+        )
+    ends = score_ends(scores, point, won, every, risk, interval)
+    columns = {
+        **_columns(labels, chosen, None, index, ends),
+        "votes": won,
+        "n": every,
+        "confidence": point,
+        "scores": scores,
+    }
+    provenance = Provenance(kind="scores", sigma=scale, alpha=risk, n=draws, interval=interval)
+    return build(columns, rows), provenance
+
+
+def _columns(
+    labels: Any, predicted: NDArray[np.int64], classes: int | None, index: Any, ends: Ends
+) -> dict[str, Any]:
+    """The columns that do not depend on what was drawn."""
+    rows = predicted.size
+    known = None if labels is None else _classes("labels", labels, rows, classes)
+    return {
+        "index": np.arange(rows) if index is None else _check.int_vector("index", index, rows),
+        "label": known,
+        "predicted": predicted,
+        "correct": None if known is None else known == predicted,
+        "p_lower": ends.lower,
+        "p_upper": ends.upper,
+        "prediction_lower": ends.prediction_lower,
+        "runner_up_upper": ends.runner_up_upper,
+    }
+
+
+def _draws(value: Any, rows: int) -> NDArray[np.int64]:
+    given = _check.array("n", value)
+    each = _check.int_vector("n", np.full(rows, given) if given.ndim == 0 else given, rows)
+    if rows and not bool(((each >= 1) & (each <= MAX_DRAWS)).all()):
+        raise ValueError(
+            f"n: expected draws from 1 to {MAX_DRAWS}, got {each.min()} to {each.max()}"
+        )
+    return each
+
+
+def _require_votes(votes: NDArray[np.int64], draws: NDArray[np.int64]) -> None:
+    if not votes.size:
+        raise ValueError("votes: expected at least one sample, got none")
+    bad = (votes < 0) | (votes > draws)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"votes: expected 0 to n = {draws[row]} votes, got {votes[row]} in row {row}"
+        )
+
+
+def _means(mean: Any, scores: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N,) means that the histograms allow."""
+    point = _check.float_vector("mean", mean, scores.shape[0])
+    bins, draws = scores.shape[1], int(scores[0].sum())
+    least = scores @ (np.arange(bins) / bins) / draws
+    good = (point >= least - 1e-9) & (point <= least + 1.0 / bins + 1e-9)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"mean: expected {least[row]:.6g} to {least[row] + 1 / bins:.6g} in row {row}, as the "
+            f"histogram says, got {point[row]}"
+        )
+    return np.clip(point, 0.0, 1.0)
+
+
+def of_cohen_log(
+    path: str | PathLike[str], sigma: float, n: int, alpha: float
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_cohen_log``, which documents arguments and errors."""
+    scale = _check.positive_number("sigma", sigma)
+    risk = _check.failure_probability("alpha", alpha)
+    provenance = Provenance(
+        kind="log", sigma=scale, alpha=risk, n=n, source=os.fspath(path), notes=(_LOG_POINT,)
+    )
+    log = read_cohen_log(path)
+    unique, where = np.unique(log.radius, return_inverse=True)
+    width = np.empty_like(unique)
+    width[where] = log.half_width
+    least, largest = votes_of_radius(unique, width, scale, n, risk)
+    decided = log.predicted != -1
+    impossible = decided & (least > largest)[where]
+    if impossible.any():
+        row = int(np.argmax(impossible))
+        raise ValueError(
+            f"{path}: row {row} (idx {log.index[row]}): no count of n = {n} votes gives the radius "
+            f"{log.radius[row]} "
+            f"at sigma = {scale} and alpha = {risk}; are these the log's?"
+        )
+    possible = least <= largest
+    low, high = np.where(possible, least, 0), np.where(possible, largest, n)
+    lower = np.where(decided, clopper_pearson(low, n, risk).lower[where], 0.0)
+    upper = np.where(decided, clopper_pearson(high, n, risk).upper[where], 1.0)
+    columns = {
+        "index": log.index,
+        "label": log.label,
+        "predicted": log.predicted,
+        "correct": log.predicted == log.label,
+        "votes": None,
+        "n": np.full(len(decided), n),
+        "confidence": np.ma.array(((low + high) / 2 / n)[where], mask=~decided),
+        "p_lower": lower,
+        "p_upper": upper,
+    }
+    return build(columns, len(decided)), provenance
+
+
+def of_intervals(
+    correct: Any,
+    lower: Any,
+    upper: Any,
+    radius: float | None,
+    confidence: Any,
+    labels: Any,
+    predicted: Any,
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_intervals``, which documents arguments and errors."""
+    right, low, high = _check.intervals(correct, lower, upper)
+    rows = right.size
+    columns = {
+        "index": np.arange(rows),
+        "label": None if labels is None else _check.int_vector("labels", labels, rows),
+        "predicted": None if predicted is None else _classes("predicted", predicted, rows, None),
+        "correct": right.astype(np.bool_),
+        "votes": None,
+        "n": None,
+        "confidence": None
+        if confidence is None
+        else _check.float_vector("confidence", confidence, rows),
+        "p_lower": low,
+        "p_upper": high,
+    }
+    return build(columns, rows), Provenance(kind="intervals", radius=radius)
+
+
+def sigma_of(stored: VoteCounts, sigma: float | None, path: str | PathLike[str]) -> float:
+    """The noise of stored counts: what the file or the caller says, which must not differ."""
+    scale = stored.sigma if sigma is None else sigma
+    if scale is None:
+        raise ValueError(f"sigma: expected a number, as {path} does not hold it")
+    if stored.sigma not in (None, scale):
+        raise ValueError(f"sigma: expected {stored.sigma}, as {path} says, got {sigma}")
+    return scale
+
+
+def _classes(name: str, value: Any, rows: int, classes: int | None) -> NDArray[np.int64]:
+    result = _check.int_vector(name, value, rows)
+    good = (result >= 0) & (result < (np.iinfo(np.int64).max if classes is None else classes))
+    if not good.all():
+        row = int(np.argmin(good))
+        limit = "of at least 0" if classes is None else f"from 0 to {classes - 1}"
+        raise ValueError(f"{name}: expected classes {limit}, got {result[row]} in row {row}")
+    return result

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Confidence intervals from draws, every rounding outward."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Calibration metrics, plain and in the worst case over certified intervals."""

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""The class-wise calibration error and its worst case over certified intervals of all classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certcal_ext import _check
+from certcal_ext._rounding import rounded_up
+from certcal_ext.metrics.ece_table import EceTable
+
+__all__ = ["CertifiedClasswiseEce", "certified_classwise_ece"]
+
+#: So many float64 of each array are turned from rows into columns at a time: 8 MB.
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class CertifiedClasswiseEce:
+    """The worst-case class-wise calibration error.
+
+    Attributes:
+        value: the mean of ``per_class``, rounded up.
+        per_class: (K,) float64, the exact worst-case ECE of each class, rounded up.
+        n: number of samples.
+    """
+
+    value: float
+    per_class: NDArray[np.float64]
+    n: int
+
+    @property
+    def classes(self) -> int:
+        """Number K of classes."""
+        return self.per_class.size
+
+    @property
+    def worst_class(self) -> int:
+        """The class with the largest error, the first one of several."""
+        return int(np.argmax(self.per_class))
+
+
+def certified_classwise_ece(
+    labels: Any,
+    lower: Any,
+    upper: Any,
+    bins: int = 15,
+    edges: Any = None,
+    closed: str = "right",
+) -> CertifiedClasswiseEce:
+    """The worst-case class-wise expected calibration error, (1/K) sum_k ECE_k.
+
+    ECE_k bins the confidences of class k of all samples and compares them with c_n = [label_n = k]; its worst case over
+    the intervals of that class is exact (``certified_ece``). The mean of the K suprema is the supremum over confidences
+    that move independently of each other. Those of one sample really sum to 1, which is not used: the value is never
+    below the true worst case, and may be above it.
+
+    Args:
+        labels: (N,) the true classes, whole numbers from 0 to K - 1.
+        lower: (N, K) lower ends of the certified intervals of each class's confidence, in [0, 1].
+        upper: (N, K) upper ends, each at least its lower end.
+        bins: number M of bins of equal width; not used where ``edges`` is given.
+        edges: (M + 1,) strictly increasing from 0 to 1; the same for all classes.
+        closed: which end of a bin belongs to it, as in ``certified_ece``.
+
+    Returns:
+        ``CertifiedClasswiseEce``.
+
+    Raises:
+        TypeError: an argument is no array of numbers.
+        ValueError: no samples or classes, shapes that differ, labels outside [0, K), bounds that are NaN, unordered or
+            outside [0, 1], or bad bins.
+
+    Source:
+        The error: Kull et al., "Beyond temperature scaling" (NeurIPS 2019). Its worst case: this project.
+
+    Example:
+        >>> result = certified_classwise_ece(
+        ...     [0, 1], lower=[[0.5, 0.0], [0.0, 0.75]], upper=[[1.0, 0.5], [0.25, 1.0]], bins=2)
+        >>> result.value, result.per_class
+        (0.375, array([0.375, 0.375]))
+    """
+    truth, low, high = _labelled_intervals(labels, lower, upper)
+    borders = _check.bin_edges(bins, edges)
+    worst = np.empty(low.shape[1])
+    for k, low_k, high_k in _columns(low, high):
+        table = EceTable(edges=borders, closed=closed)
+        try:
+            table.add_checked((truth == k).view(np.uint8), low_k, high_k)
+        except ValueError as error:
+            raise ValueError(f"class {k}: {error}") from error
+        worst[k] = table.certify().value
+    worst.flags.writeable = False
+    return CertifiedClasswiseEce(mean_up(worst), worst, truth.size)
+
+
+def mean_up(values: NDArray[np.float64]) -> float:
+    """The mean, rounded up."""
+    return rounded_up(sum((Fraction(float(v)) for v in values), Fraction(0)) / values.size)
+
+
+def _columns(
+    low: NDArray[Any], high: NDArray[Any]
+) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+    """Class by class the contiguous columns, of which only a block is in memory at a time."""
+    samples, classes = low.shape
+    step = max(1, _BLOCK // samples)
+    for begin in range(0, classes, step):
+        block = slice(begin, begin + step)
+        lows = np.ascontiguousarray(low[:, block].T, np.float64)
+        highs = lows if high is low else np.ascontiguousarray(high[:, block].T, np.float64)
+        for k, (low_k, high_k) in enumerate(zip(lows, highs, strict=True), start=begin):
+            yield k, low_k, high_k
+
+
+def _labelled_intervals(
+    labels: Any, lower: Any, upper: Any
+) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+    truth = _check.int_vector("labels", labels)
+    if not truth.size:
+        raise ValueError("labels, lower, upper: expected at least one sample, got none")
+    low = class_columns("lower", lower, truth.size)
+    high = low if upper is lower else class_columns("upper", upper, truth.size)
+    if low.shape != high.shape:
+        raise ValueError(f"upper: expected shape {low.shape}, as lower has, got {high.shape}")
+    good = (truth >= 0) & (truth < low.shape[1])
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"labels: expected whole numbers from 0 to {low.shape[1] - 1}, got {truth[row]} in row "
+            f"{row}"
+        )
+    return truth, low, high
+
+
+def class_columns(name: str, value: Any, samples: int) -> NDArray[Any]:
+    """An (N, K) array of numbers. The values are not looked at."""
+    result = _check.array(name, value)
+    if result.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected real numbers, got dtype {result.dtype}")
+    if result.ndim != 2 or result.shape[0] != samples or not result.shape[1]:
+        raise ValueError(
+            f"{name}: expected shape ({samples}, K) with at least one class, got {result.shape}"
+        )
+    return result

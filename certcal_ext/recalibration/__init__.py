@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Monotone maps of confidences that carry certificates along."""

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: MIT
+"""The smoothed classifier: from images to a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certcal_ext import _check
+from certcal_ext._images import (
+    Part,
+    checked_ids,
+    checked_images,
+    checked_labels,
+    known_size,
+    parts,
+)
+from certcal_ext._progress import Report, Tally, reporting
+from certcal_ext.certificates.certificates import Certificates
+from certcal_ext.model_state import frozen, model_fingerprint, precision_of
+from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED
+from certcal_ext.smoothing.sampling import Sampler
+from certcal_ext.smoothing.vote_source import SelectedVotes, VoteSource
+
+if TYPE_CHECKING:
+    import torch
+
+    from certcal_ext.stopping.rules import Stopping
+
+#: Samples whose draws are counted together: enough to fill batches, few enough that their counts are nothing.
+_GROUP = 64
+
+#: More bins of scores than this are no use to any bound.
+MAX_SCORE_BINS = 2**20
+
+
+class SmoothedClassifier:
+    """A classifier under Gaussian noise, whose confidence and prediction can be certified.
+
+    The base classifier is the model in evaluation mode, applied to one image at a time; batches are only a faster way to
+    evaluate it. Where two logits of a noisy image are so close that the batch could have tipped the vote, that image is
+    evaluated again alone on one thread, so counts do not depend on batch size or thread count.
+
+    Args:
+        model: any ``torch.nn.Module`` from images (B, C, H, W) in [0, 1] to logits (B, K). Normalisation belongs inside it:
+            noise and radius are in units of the images given here. It is not changed; its mode comes back as it was.
+        num_classes: K, at least 2.
+        sigma: standard deviation of the noise, in pixel units.
+        seed: key of the noise; with the sample's number and the draw's number it fixes every draw.
+
+    Raises:
+        TypeError: model is not a ``torch.nn.Module``, or an argument of the wrong kind.
+        ValueError: an argument out of range.
+
+    Source:
+        Cohen, Rosenfeld and Kolter, "Certified adversarial robustness via randomized smoothing" (ICML 2019); Kumar et al.,
+        "Certifying confidence via randomized smoothing" (NeurIPS 2020); Emde et al. (ICLR 2025), section 3.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        >>> smooth = SmoothedClassifier(model, num_classes=3, sigma=0.25, seed=0)
+        >>> certificates = smooth.certify(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]), n0=10, n=500)
+        >>> len(certificates)
+        4
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, num_classes: int, sigma: float, seed: int = 0
+    ) -> None:
+        torch = _require_torch()
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        self.model = model
+        self.num_classes = _check.whole_number("num_classes", num_classes, 2)
+        self.sigma = _check.positive_number("sigma", sigma)
+        self.seed = _check.whole_number("seed", seed, 0, MAX_SEED)
+
+    def certify(
+        self,
+        images: Any,
+        labels: Any = None,
+        n0: int = 100,
+        n: int = 10_000,
+        alpha: float = 1e-3,
+        batch_size: int = 1024,
+        *,
+        confidence: str = "votes",
+        score_bins: int = 1000,
+        score_interval: str = "cdf",
+        runner_up: bool = False,
+        keep_counts: bool = False,
+        sample_ids: Any = None,
+        progress: bool | Report = False,
+    ) -> Certificates:
+        """Certifies each image: selects a class by ``n0`` draws and bounds its confidence by ``n`` fresh ones.
+
+        Args:
+            images: (N, C, H, W) float32 tensor, or a DataLoader (any iterable) of (images, labels) pairs.
+            labels: (N,) integers in [0, K); None certifies intervals and predictions only. Not with a DataLoader of pairs.
+            n0: draws that select the class of a sample, by votes; they are not used again.
+            n: draws that estimate.
+            alpha: failure probability of one sample's certificate, all its bounds together.
+            batch_size: noisy images per forward pass, at most. A matter of memory and speed only: votes do not depend on
+                it (scores do so in the last bits), and where memory runs out it is halved with a warning.
+            confidence: what is certified: "votes", the share of draws that vote for the class (Clopper-Pearson), or
+                "scores", the mean softmax score of the class, while votes still certify the prediction.
+            score_bins: J equal bins of [0, 1] that scores are counted in.
+            score_interval: how scores are bounded, see ``Certificates.from_scores``.
+            runner_up: with votes, also bound the next class, see ``Certificates.from_counts``.
+            keep_counts: with votes, keep those of all classes in the result.
+            sample_ids: (N,) numbers that name the samples in the noise and in the result; default 0, ..., N - 1.
+            progress: True shows draws done and time left; or a function of (draws done, draws in all).
+
+        Returns:
+            :class:`Certificates`, one row a sample, abstentions included.
+
+        Raises:
+            TypeError: images that are not floats, labels that are not integers, or an argument of the wrong kind.
+            ValueError: empty data, shapes that do not match, labels or arguments out of range, NaN or infinite images or
+                logits (counted and named), a model that gives another number of classes.
+
+        Warns:
+            UserWarning: more abstentions than certificates (with the best radius this n and alpha could ever give), or
+                images outside [0, 1].
+        """
+        _check.whole_number("n0", n0, 1)
+        _check.whole_number("n", n, 1, MAX_DRAWS - n0)
+        _check.failure_probability("alpha", alpha)
+        _check.whole_number("batch_size", batch_size, 1)
+        if confidence not in ("votes", "scores"):
+            raise ValueError(f'confidence: expected "votes" or "scores", got {confidence!r}')
+        with_scores = confidence == "scores"
+        bins = (
+            _check.whole_number("score_bins", score_bins, 1, MAX_SCORE_BINS)
+            if with_scores
+            else None
+        )
+        if with_scores and (runner_up or keep_counts):
+            name = "runner_up" if runner_up else "keep_counts"
+            raise ValueError(f'{name}: expected False with confidence="scores"')
+        found = self._gather(images, labels, n0, n, batch_size, bins, sample_ids, progress)
+        if with_scores:
+            certificates = Certificates.from_scores(
+                found.histogram,
+                found.mean,
+                found.votes,
+                found.selected,
+                found.labels,
+                self.sigma,
+                alpha,
+                interval=score_interval,
+                index=found.ids,
+            )
+        else:
+            certificates = Certificates.from_counts(
+                found.counts,
+                found.labels,
+                sigma=self.sigma,
+                alpha=alpha,
+                selection=found.selected,
+                index=found.ids,
+                runner_up=runner_up,
+                keep_counts=keep_counts,
+            )
+        return self._signed(certificates, n0)
+
+    def certify_adaptive(
+        self,
+        images: Any,
+        labels: Any,
+        stopping: Stopping,
+        n0: int = 100,
+        alpha: float = 1e-3,
+        batch_size: int = 1024,
+        *,
+        sample_ids: Any = None,
+        progress: bool | Report = False,
+    ) -> Certificates:
+        """Certifies by votes with as many draws for each sample as the metrics asked for need.
+
+        To go on with a run later, use :meth:`selecting` and ``run_adaptive``, whose result can be continued: the draws are
+        the same.
+
+        Args:
+            images: (N, C, H, W) float32 tensor; they stay in memory, as samples are drawn for in turns.
+            labels: (N,) integers in [0, K), which say where draws matter; None certifies intervals and predictions only.
+            stopping: what the draws are for, see ``Stopping``.
+            n0: draws that select the class of a sample; they are not used again.
+            alpha: failure probability of one sample's interval, all looks together.
+            batch_size: noisy images per forward pass, at most, as in :meth:`certify`.
+            sample_ids: (N,) numbers that name the samples; default 0, ..., N - 1.
+            progress: True shows draws done; or a function of (draws done, draws planned).
+
+        Returns:
+            :class:`Certificates`, one row a sample.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: as :meth:`certify`.
+
+        Warns:
+            UserWarning: as :meth:`certify`.
+
+        Example:
+            >>> import torch
+            >>> from certcal_ext.stopping.rules import Stopping
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+            >>> smooth = SmoothedClassifier(model, num_classes=3, sigma=0.25)
+            >>> rules = Stopping(radii=(0.1,), n_max=2000, planning=100)
+            >>> images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+            >>> certificates = smooth.certify_adaptive(images, labels, rules, n0=10)
+            >>> bool((certificates.table["n"].to_numpy() <= 1900).all())
+            True
+        """
+        from certcal_ext.stopping.adaptive import run_adaptive
+        from certcal_ext.stopping.rules import Stopping
+
+        if not isinstance(stopping, Stopping):
+            raise TypeError(f"stopping: expected a Stopping, got {type(stopping).__name__}")
+        _check.failure_probability("alpha", alpha)
+        chosen = self.selecting(images, labels, n0, batch_size, sample_ids=sample_ids)
+        with chosen as selected:
+            right = None if selected.labels is None else selected.labels == selected.classes
+            result = run_adaptive(
+                selected.source,
+                right,
+                self.sigma,
+                alpha,
+                stopping,
+                first_draw=int(n0),
+                progress=progress,
+            )
+        certificates = Certificates.from_adaptive(
+            result, selected.classes, selected.labels, index=selected.ids
+        )
+        return self._signed(certificates, n0)
+
+    def _signed(self, certificates: Certificates, n0: int) -> Certificates:
+        """Notes what one has to know to draw the same again."""
+        return certificates.with_provenance(
+            n0=int(n0),
+            seed=self.seed,
+            model_hash=model_fingerprint(self.model),
+            precision=precision_of(self.model),
+            torch_version=str(_require_torch().__version__),
+            source=type(self.model).__qualname__,
+        )
+
+    def _gather(
+        self,
+        images: Any,
+        labels: Any,
+        n0: int,
+        n: int,
+        batch_size: int,
+        score_bins: int | None,
+        sample_ids: Any,
+        progress: bool | Report,
+    ) -> _Found:
+        """All that certificates are made from; scores only where ``score_bins`` is given."""
+        group = max(_GROUP, batch_size // min(n0, n))
+        with reporting(progress, "certifying", "draws") as report, frozen(self.model):
+            size = known_size(images)
+            tally = Tally(None if size is None else size * (n0 + n), report)
+            sampler = Sampler(
+                self.model, self.num_classes, self.sigma, self.seed, batch_size, on_draws=tally.add
+            )
+            found = [
+                _of_part(sampler, part, n0, n, score_bins)
+                for part in parts(images, labels, sample_ids, self.num_classes, group)
+            ]
+        if not found:
+            raise ValueError("images: expected at least one image, got none")
+        return _joined(found)
+
+    @contextmanager
+    def selecting(
+        self,
+        images: Any,
+        labels: Any = None,
+        n0: int = 100,
+        batch_size: int = 1024,
+        *,
+        sample_ids: Any = None,
+    ) -> Iterator[Selected]:
+        """Selects the classes, and keeps the model ready for more draws as long as the ``with`` block lasts.
+
+        Args:
+            images: (N, C, H, W) float32 tensor.
+            labels: (N,) integers in [0, K), or None.
+            n0: draws that select; estimation begins with draw n0.
+            batch_size: noisy images per forward pass, at most.
+            sample_ids: (N,) numbers that name the samples; default 0, ..., N - 1.
+
+        Yields:
+            :class:`Selected`.
+
+        Raises:
+            TypeError: an argument of the wrong kind.
+            ValueError: as :meth:`certify`.
+
+        Example:
+            >>> import torch
+            >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+            >>> smooth = SmoothedClassifier(model, num_classes=3, sigma=0.25)
+            >>> with smooth.selecting(torch.rand(4, 1, 8, 8), n0=10) as chosen:
+            ...     votes = chosen.source.votes([0, 2], first_draw=10, draws=50)
+            >>> votes.shape
+            (2,)
+        """
+        _check.whole_number("n0", n0, 1, MAX_DRAWS - 1)
+        _check.whole_number("batch_size", batch_size, 1)
+        tensor = checked_images(images)
+        size = tensor.shape[0]
+        true = None if labels is None else checked_labels(labels, size, self.num_classes)
+        ids = np.arange(size) if sample_ids is None else checked_ids(sample_ids, size)
+        source = VoteSource(
+            self.model, self.num_classes, self.sigma, self.seed, tensor, ids, batch_size
+        )
+        with frozen(self.model):
+            classes = source.votes(np.arange(size), 0, n0).argmax(axis=1)
+            yield Selected(SelectedVotes(source, classes), classes, ids, true)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Samples with their selected classes, and the draws that are left to estimate with.
+
+    Attributes:
+        source: of the votes for the selected classes.
+        classes: (N,) int64.
+        ids: (N,) int64, the samples' numbers.
+        labels: (N,) int64, or None.
+    """
+
+    source: SelectedVotes
+    classes: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the draws of N samples gave."""
+
+    counts: NDArray[np.int64]  # (N, K) votes of the estimation draws
+    selected: NDArray[np.int64]  # (N,) classes, by the selection draws
+    ids: NDArray[np.int64]  # (N,)
+    labels: NDArray[np.int64] | None  # (N,)
+    histogram: NDArray[np.int64] | None  # (N, J) scores of the selected class
+    mean: NDArray[np.float64] | None  # (N,)
+
+    @property
+    def votes(self) -> NDArray[np.int64]:
+        """(N,) votes of the selected class."""
+        return self.counts[np.arange(len(self.counts)), self.selected]
+
+
+def _of_part(sampler: Sampler, part: Part, n0: int, n: int, score_bins: int | None) -> _Found:
+    """Draws 0 to n0 - 1 select, the next n estimate: the two never mix."""
+    selected = sampler.gather(part.images, part.ids, 0, n0).counts.argmax(axis=1)
+    if score_bins is None:
+        fresh = sampler.gather(part.images, part.ids, n0, n)
+    else:
+        fresh = sampler.gather(part.images, part.ids, n0, n, selected, score_bins)
+    return _Found(fresh.counts, selected, part.ids, part.labels, fresh.histogram, fresh.mean)
+
+
+def _joined(found: list[_Found]) -> _Found:
+    def column(name: str) -> Any:
+        pieces = [getattr(one, name) for one in found]
+        return None if pieces[0] is None else np.concatenate(pieces)
+
+    return _Found(*map(column, ("counts", "selected", "ids", "labels", "histogram", "mean")))
+
+
+def _require_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            'SmoothedClassifier needs torch: pip install "certcal_ext[torch]"'
+        ) from error
+    return torch

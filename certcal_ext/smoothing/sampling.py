@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: MIT
+"""The sampling loop: noisy images through the model into votes and scores."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certcal_ext._tensors import handed_over
+from certcal_ext._threads import num_threads
+from certcal_ext.smoothing.near_ties import Marks, calls_near_ties, margin_of, on_host
+from certcal_ext.smoothing.noise import (
+    PRECISIONS,
+    in_memory_order,
+    interleaved_channels,
+    write_noise,
+)
+from certcal_ext.smoothing.votes import (
+    ScoreHistogram,
+    fault_message,
+    prepared_logits,
+    write_votes,
+    write_votes_and_scores,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+#: On the CPU noise is read again while it is still in the cache: a pass then holds at most so much of it for each thread,
+#: but never fewer images than keep a thread busy.
+_CACHED_BYTES, _FEWEST_IMAGES = 3 * 2**20, 32
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the draws of N samples gave.
+
+    Attributes:
+        counts: (N, K) int64 votes.
+        histogram: (N, J) int64, how many draws had the softmax score of the sample's class in each of J equal bins of
+            [0, 1] (the last with 1); None where no scores were asked for.
+        mean: (N,) mean of these scores, right to 2^-50; None likewise.
+    """
+
+    counts: NDArray[np.int64]
+    histogram: NDArray[np.int64] | None = None
+    mean: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Clean images on the device, and what names their draws.
+
+    What each pass hands to the compiled module is made ready here, once: see ``handed_over``.
+    """
+
+    shape: tuple[int, ...]  # of one image in the order of memory
+    pixels: Any  # (N, E) float32 in that order
+    channels: int  # that are interleaved there
+    ids: Any  # (N,) int64
+    first_draws: NDArray[np.int64]  # (N,)
+    runs: list[slice]  # neighbours with one first draw
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Tallies:
+    """The counters on the device, ready to be handed over."""
+
+    votes: Any  # (N, K) int64
+    classes: Any = None  # (N,) int64, whose scores are counted, or None
+    histogram: Any = None  # (N, J) int64
+    sums: Any = None  # (N, 2) int64
+
+    def add(self, logits: torch.Tensor, rows: slice, near: Any, margin: float, faults: Any) -> None:
+        """Counts (B, D, K) logits of some samples."""
+        votes, marks = self.votes[rows], near if margin > 0 else None
+        if self.classes is None:
+            write_votes(logits, votes, marks, margin, faults)
+        else:
+            write_votes_and_scores(
+                logits,
+                self.classes[rows],
+                votes,
+                marks,
+                margin,
+                self.histogram[rows],
+                self.sums[rows],
+                faults,
+            )
+
+    def gathered(self) -> Gathered:
+        if self.classes is None:
+            return Gathered(on_host(self.votes))
+        scores = ScoreHistogram(on_host(self.histogram), on_host(self.sums))
+        return Gathered(on_host(self.votes), scores.counts, scores.means())
+
+
+class Sampler:
+    """Counts votes and scores of noisy images, a rectangle of (samples x draws) at a time.
+
+    Votes do not depend on batch size or thread count: where a batch could have tipped one, it is taken from that image
+    alone, on one thread.
+
+    Scores are those of the batches as they came; with the same batch size, thread count and machine they are the same to
+    the last bit. Another batch size rounds logits differently. A score within that of the edge of a bin may then be
+    counted in the next one, and the mean moves in its eighth digit (a small network with widely spread scores, 1000 bins:
+    1 of 20,000 scores moved between batches of 1 and of 1000 images, none of 80,000 between 7, 64, 250 and 1000). Such
+    scores are not evaluated alone: one in fifty lies within 1e-5 of an edge, an image alone takes ten times as long there
+    and leaves a GPU idle, and the last bits of the mean would move still. The certificate holds for either.
+
+    Passes are not waited for: a GPU is read once for a rectangle (or some thousand passes of it), see :class:`Marks`.
+
+    Args:
+        model: in evaluation mode, called without gradients.
+        num_classes: K.
+        sigma: standard deviation of the noise.
+        seed: key of the noise.
+        batch_size: most noisy images in one forward pass; halved where memory runs out.
+        on_draws: called with the number of draws of a pass that was counted, or given to a GPU.
+        unread_passes: see :class:`Marks`.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        num_classes: int,
+        sigma: float,
+        seed: int,
+        batch_size: int,
+        on_draws: Callable[[int], None] = lambda draws: None,
+        unread_passes: int | None = None,
+    ) -> None:
+        self._model = model
+        self._num_classes = num_classes
+        self._sigma = sigma
+        self._seed = seed
+        self._batch_size = batch_size
+        self._on_draws = on_draws
+        self._unread_passes = unread_passes
+        self._device = next((p.device for p in model.parameters()), None)
+        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        self._precision = str(self._dtype or "float32").removeprefix("torch.")
+        self._drawn_in = self._precision if self._precision in PRECISIONS else "float32"
+        self._buffer: torch.Tensor | None = None
+        self._handed_buffer: Any = None
+
+    def gather(
+        self,
+        images: torch.Tensor,
+        sample_ids: NDArray[np.int64],
+        first_draw: int | NDArray[np.int64],
+        draws: int,
+        score_classes: NDArray[np.int64] | None = None,
+        score_bins: int = 1000,
+    ) -> Gathered:
+        """Votes, and scores of one class a sample, of so many draws of each of N images.
+
+        Noise is drawn in the precision of the model's parameters, and images in channels_last memory stay so.
+
+        Args:
+            images: (N, ...) float32.
+            sample_ids: (N,) int64, the samples' numbers in the noise.
+            first_draw: the first draw, one for all or (N,), fastest where equal ones are neighbours.
+            draws: how many.
+            score_classes: (N,) classes whose scores are counted, in the same passes; None counts votes only.
+            score_bins: J.
+
+        Returns:
+            :class:`Gathered`.
+
+        Raises:
+            TypeError: a model that does not give one tensor of floats.
+            ValueError: logits of the wrong shape, or NaN or infinite ones (counted, with the samples named).
+        """
+        given = self._given(images, sample_ids, first_draw)
+        tallies = self._tallies(len(images), score_classes, score_bins, given.device)
+        size = self._most_in_a_pass(given)
+        pending = deque(_tiles(len(images), draws, size))
+        marks = Marks(sample_ids, len(images) * draws, size, given.device, self._unread_passes)
+        alone: list[tuple[int, int]] = []
+        margin: float | None = None
+        while pending:
+            rows, columns = pending.popleft()
+            logits = None
+            if (rows.stop - rows.start) * len(columns) <= self._batch_size:
+                logits = self._logits_if_they_fit(given, rows, columns.start, len(columns))
+            if logits is None:
+                pending.extendleft(reversed(_halves(rows, columns)))
+                continue
+            if margin is None:
+                margin = margin_of(self._precision, logits)
+            near, faults = marks.of_pass(rows, columns)
+            tallies.add(logits, rows, near, margin, faults)
+            if marks.full:
+                alone += marks.read()
+            self._on_draws(logits.shape[0] * logits.shape[1])
+        alone += marks.read()
+        self._count_alone(given, sample_ids, alone, tallies.votes)
+        return tallies.gathered()
+
+    def _given(
+        self,
+        images: torch.Tensor,
+        sample_ids: NDArray[np.int64],
+        first_draw: int | NDArray[np.int64],
+    ) -> _Images:
+        import torch
+
+        images = images.to(self._device or images.device)
+        channels = interleaved_channels(images)
+        clean = in_memory_order(images, channels).contiguous()
+        first_draws = np.broadcast_to(np.asarray(first_draw, np.int64), len(images))
+        cuts = [0, *(np.flatnonzero(np.diff(first_draws)) + 1).tolist(), len(images)]
+        return _Images(
+            shape=tuple(clean.shape[1:]),
+            pixels=handed_over(clean.view(len(images), -1)),
+            channels=channels,
+            ids=handed_over(torch.from_numpy(sample_ids).to(clean.device)),
+            first_draws=first_draws,
+            runs=[slice(a, b) for a, b in pairwise(cuts)],
+            device=clean.device,
+        )
+
+    def _tallies(
+        self,
+        samples: int,
+        score_classes: NDArray[np.int64] | None,
+        score_bins: int,
+        device: torch.device,
+    ) -> _Tallies:
+        import torch
+
+        def zeros(*shape: int) -> Any:
+            return handed_over(torch.zeros(shape, dtype=torch.int64, device=device))
+
+        votes = zeros(samples, self._num_classes)
+        if score_classes is None:
+            return _Tallies(votes)
+        classes = torch.from_numpy(np.ascontiguousarray(score_classes, np.int64)).to(device)
+        return _Tallies(votes, handed_over(classes), zeros(samples, score_bins), zeros(samples, 2))
+
+    def _most_in_a_pass(self, given: _Images) -> int:
+        """Images of a pass: all that a GPU may have, and on the CPU what the cache holds."""
+        if given.device.type != "cpu" or not calls_near_ties(self._precision):
+            return self._batch_size  # in half precision counts are those of the batches
+        threads = num_threads()
+        cached = _CACHED_BYTES * threads // int(given.pixels[0].nbytes)
+        return min(self._batch_size, max(cached, _FEWEST_IMAGES * threads))
+
+    def _logits_if_they_fit(
+        self, given: _Images, rows: slice, first_column: int, draws: int
+    ) -> Any:
+        """``_logits``, or None where memory ran out: half as many images then go into a pass from here on.
+
+        Nothing was counted by then, and a draw does not depend on the batch it is in, so the counts stay the same.
+        """
+        import torch
+
+        try:
+            return self._logits(given, rows, first_column, draws)
+        except RuntimeError as error:
+            images = (rows.stop - rows.start) * draws
+            if not _is_out_of_memory(error) or images == 1:
+                raise
+            reason = str(error).splitlines()[0]
+        self._buffer = self._handed_buffer = (
+            None  # outside of the handler, whose error holds the model's own tensors
+        )
+        self._batch_size = images // 2
+        if given.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"batch_size: out of memory with {images} images in a pass, going on with {self._batch_size} ({reason})",
+            stacklevel=2,
+        )
+        return None
+
+    def _count_alone(
+        self,
+        given: _Images,
+        sample_ids: NDArray[np.int64],
+        pairs: list[tuple[int, int]],
+        votes: Any,
+    ) -> None:
+        """Adds the votes of (row, column) pairs, each evaluated alone on one thread: what defines the base classifier."""
+        import torch
+
+        if not pairs:
+            return
+        faults = torch.zeros(2, dtype=torch.int64, device=given.device)
+        with _one_thread():
+            for row, column in pairs:
+                one = slice(row, row + 1)
+                write_votes(self._logits(given, one, column, 1), votes[one], None, 0.0, faults)
+        message = fault_message("model", on_host(faults), len(pairs))
+        if message is not None:
+            raise ValueError(f"{message}, among samples {sample_ids[0]} to {sample_ids[-1]}")
+
+    def _logits(self, given: _Images, rows: slice, first_column: int, draws: int) -> Any:
+        """(B, D, K) logits of D draws of each of B images."""
+        batch = rows.stop - rows.start
+        noisy, out = self._noise_buffer(batch * draws * math.prod(given.shape), given.device)
+        out = out.reshape(batch, draws, -1)
+        for run in given.runs:
+            start, stop = max(run.start, rows.start), min(run.stop, rows.stop)
+            if start < stop:
+                write_noise(
+                    given.pixels[start:stop],
+                    self._sigma,
+                    self._seed,
+                    given.ids[start:stop],
+                    int(given.first_draws[start]) + first_column,
+                    out[start - rows.start : stop - rows.start],
+                    given.channels,
+                )
+        inputs = noisy.view(batch * draws, *given.shape).to(self._dtype)
+        output = self._model(inputs if given.channels == 1 else inputs.movedim(-1, 1))
+        return self._checked(output, batch, draws)
+
+    def _noise_buffer(self, size: int, device: torch.device) -> tuple[torch.Tensor, Any]:
+        """Room for so many values, as a tensor and ready to be handed over."""
+        import torch
+
+        if self._buffer is None or self._buffer.numel() < size or self._buffer.device != device:
+            self._buffer = torch.empty(size, dtype=getattr(torch, self._drawn_in), device=device)
+            self._handed_buffer = handed_over(self._buffer)
+        return self._buffer[:size], self._handed_buffer[:size]
+
+    def _checked(self, output: Any, batch: int, draws: int) -> Any:
+        import torch
+
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(f"model: expected logits as one tensor, got {type(output).__name__}")
+        if tuple(output.shape) != (batch * draws, self._num_classes):
+            raise ValueError(
+                f"model: expected logits of shape ({batch * draws}, {self._num_classes}) for {batch * draws} images and "
+                f"num_classes={self._num_classes}, got {tuple(output.shape)}"
+            )
+        return prepared_logits("model", output).view(batch, draws, self._num_classes)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    # The CPU's allocator has no error class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _halves(rows: slice, columns: range) -> list[tuple[slice, range]]:
+    """The two halves of a rectangle of more than one pair."""
+    if len(columns) > 1:
+        middle = len(columns) // 2
+        return [(rows, columns[:middle]), (rows, columns[middle:])]
+    row = (rows.start + rows.stop) // 2
+    return [(slice(rows.start, row), columns), (slice(row, rows.stop), columns)]
+
+
+def _tiles(samples: int, draws: int, batch_size: int) -> Iterator[tuple[slice, range]]:
+    """Rectangles of at most ``batch_size`` (sample, draw) pairs that cover all of them."""
+    width = min(draws, batch_size)
+    height = max(1, batch_size // width)
+    for row in range(0, samples, height):
+        for first in range(0, draws, width):
+            yield slice(row, min(row + height, samples)), range(first, min(first + width, draws))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""As many draws as the certified metrics need, and no more."""

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: MIT
+"""Rules of a run with fewer draws: what is wanted, how alpha is spent, and the interval of a row."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certcal_ext import _check
+from certcal_ext.intervals.clopper_pearson import Interval, clopper_pearson, probit
+from certcal_ext.intervals.sequences import mixture_interval
+from certcal_ext.stopping.forecast import likely_votes, probabilities
+
+METHODS = ("staged", "sequence")
+METRICS = ("brier", "ece", "width")
+#: Numbers of draws to choose from grow by this factor: four of them double.
+_GROWTH = 2.0**0.25
+_LARGEST = 0.999  # alpha of a Clopper-Pearson interval
+#: A look at a sample that goes on has this many steps of the grid more draws than the one before:
+#: four times as many.
+NEXT_LOOK = 8
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What draws are to be saved for, and how errors are spent.
+
+    Attributes:
+        radii: l2 radii at which decisions and metrics count, in pixel units.
+        tolerance: the certified metrics are planned to lie within it of those of ``n_max`` draws
+            for each sample.
+        metric: some of ``"brier"``, ``"ece"`` and ``"width"``, the mean width of the intervals of
+            certified samples, which needs no labels.
+        decision_tolerance: share of samples that may be planned to abstain or be certified unlike
+            in the full run.
+        n_max: draws for a sample in the full run; no sample gets more, planning draws included.
+        n_min: least estimation draws for a sample, those without a prospect of certification too.
+        planning: draws for each sample that only say how many to take; they are never counted in an
+            interval. They come before the estimation draws.
+        max_draws: most draws for a sample on average, planning draws included; None sets no limit.
+            Where it is too few for the tolerance, the plan comes as near to it as it can.
+        method: ``"staged"``, exact Clopper-Pearson intervals at looks that are fixed before the
+            sample's estimation draws begin, or ``"sequence"``, beta-binomial confidence sequences,
+            which are wider and can be continued at any time, however often.
+        alpha_share: with ``"staged"``, the share of alpha of each look, at most 1 in all. A row has
+            used one look for every time that drawing for it went on.
+        lower_share: with ``"staged"``, the share of a look's alpha that the lower end of a right sample
+            gets; its upper end has the rest. No worst case of a right sample is at its upper end,
+            unless no bin in reach has a surplus of right samples. Wrong samples, and all where there
+            are no labels, split alpha in halves. Labels do not depend on draws, so they may decide.
+        bins: bins of equal width of the ECE, closed on the right.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an argument out of range.
+
+    Example:
+        >>> Stopping(radii=(0.125, 0.25), alpha_share=(0.9, 0.1)).looks
+        2
+    """
+
+    radii: tuple[float, ...]
+    tolerance: float = 0.003
+    metric: tuple[str, ...] = ("brier", "ece")
+    decision_tolerance: float = 0.005
+    n_max: int = 100_000
+    n_min: int = 100
+    planning: int = 1000
+    max_draws: float | None = None
+    method: str = "staged"
+    alpha_share: tuple[float, ...] = (0.95, 0.05)
+    lower_share: float = 0.95
+    bins: int = 15
+
+    def __post_init__(self) -> None:
+        """Checks the arguments; ``radii`` may be any sequence."""
+        object.__setattr__(self, "radii", tuple(_check.radii("radii", self.radii).tolist()))
+        _check.positive_number("tolerance", self.tolerance)
+        _check.positive_number("decision_tolerance", self.decision_tolerance)
+        _check.whole_number("planning", self.planning, 1)
+        _check.whole_number("n_min", self.n_min, 1)
+        _check.whole_number("n_max", self.n_max, self.planning + self.n_min, 10**7)
+        _check.whole_number("bins", self.bins, 1, _check.MAX_BINS)
+        if self.max_draws is not None:
+            least = self.planning + self.n_min
+            if _check.positive_number("max_draws", self.max_draws) < least:
+                raise ValueError(
+                    f"max_draws: expected at least planning + n_min = {least}, got {self.max_draws}"
+                )
+        if self.method not in METHODS:
+            raise ValueError(f"method: expected one of {METHODS}, got {self.method!r}")
+        chosen = (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
+        if not chosen or not set(chosen) <= set(METRICS):
+            raise ValueError(f"metric: expected some of {METRICS}, got {self.metric!r}")
+        object.__setattr__(self, "metric", chosen)
+        shares = tuple(_check.positive_number("alpha_share", share) for share in self.alpha_share)
+        # The sum of the shares as written; 1e-12 forgives only the rounding of decimal fractions.
+        if not shares or sum(shares) > 1.0 + 1e-12:
+            raise ValueError(f"alpha_share: expected shares of at most 1 in all, got {shares}")
+        object.__setattr__(self, "alpha_share", shares)
+        if _check.positive_number("lower_share", self.lower_share) >= 1:
+            raise ValueError(f"lower_share: expected a share below 1, got {self.lower_share}")
+
+    def to_json(self) -> str:
+        """The rules as a line of JSON, for the provenance of certificates."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Stopping:
+        """The rules that ``to_json`` wrote.
+
+        Args:
+            text: a JSON object.
+
+        Returns:
+            ``Stopping``, checked like any other.
+
+        Raises:
+            TypeError: a field of the wrong kind.
+            ValueError: not a JSON object, or other fields.
+
+        Example:
+            >>> rules = Stopping(radii=(0.25,))
+            >>> Stopping.from_json(rules.to_json()) == rules
+            True
+        """
+        try:
+            fields: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"stopping: expected a JSON object, got {text[:40]!r}") from error
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(fields, dict) or not {"radii"} <= set(fields) <= known:
+            raise ValueError(
+                f"stopping: expected an object with fields of Stopping, got {text[:80]!r}"
+            )
+        return cls(**fields)
+
+    @property
+    def looks(self) -> int:
+        """How often a sample's interval may be taken; a sequence has no limit."""
+        return len(self.alpha_share) if self.method == "staged" else 1_000_000
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Numbers of estimation draws to choose from, ``n_min`` to ``n_max - planning``."""
+        most = self.n_max - self.planning
+        steps = int(np.floor(np.log(most / self.n_min) / np.log(_GROWTH)))
+        counts = {round(self.n_min * _GROWTH**step) for step in range(steps + 1)} | {most}
+        return tuple(sorted(n for n in counts if n <= most))
+
+    def share(self, look: int) -> float:
+        """Share of alpha of the interval at a look, 0 for the first; 1 for a sequence."""
+        if self.method == "sequence":
+            return 1.0
+        # Scaled down by the last bit, so that the errors cannot add up to more than alpha.
+        return self.alpha_share[look] / max(1.0, sum(self.alpha_share))
+
+    def lower(self, correct: int) -> float:
+        """Share of a look's alpha that the lower end gets."""
+        return self.lower_share if correct else 0.5
+
+
+def row_intervals(
+    stopping: Stopping,
+    alpha: float,
+    votes: NDArray[np.int64],
+    n: NDArray[np.int64],
+    look: NDArray[np.int64],
+    planning_votes: NDArray[np.int64],
+    correct: NDArray[np.uint8],
+) -> Interval:
+    """The interval of each row: a function of its votes, draws, look, correctness and alpha.
+
+    With a sequence, of its planning votes in place of look and correctness.
+
+    Rows can therefore be evaluated again at another alpha; nothing in when a run stops depends on
+    the level that is asked for afterwards.
+    """
+    if stopping.method == "sequence":
+        return mixture_interval(votes, n, alpha, *_prior(planning_votes, stopping.planning))
+    lower, upper = np.zeros(votes.size), np.ones(votes.size)
+    for draws, stage, right in set(zip(n.tolist(), look.tolist(), correct.tolist(), strict=True)):
+        if draws == 0:
+            continue
+        rows = (n == draws) & (look == stage) & (correct == right)
+        level = alpha * stopping.share(stage)
+        lower[rows], upper[rows] = split_interval(votes[rows], draws, level, stopping.lower(right))
+    return Interval(lower, upper)
+
+
+def split_interval(k: NDArray[np.int64], n: int, alpha: float, lower_share: float) -> Interval:
+    """Clopper-Pearson ends whose failure probabilities are ``lower_share`` x alpha and the rest of it.
+
+    A two-sided interval at 2a fails with probability at most a on each side.
+    """
+    lower = clopper_pearson(k, n, min(2.0 * alpha * lower_share, _LARGEST)).lower
+    return Interval(
+        lower, clopper_pearson(k, n, min(2.0 * alpha * (1.0 - lower_share), _LARGEST)).upper
+    )
+
+
+def _prior(planning_votes: Any, planning: int) -> tuple[Any, Any]:
+    """The beta prior of a confidence sequence: planning votes and half a vote more a side."""
+    return planning_votes + 0.5, planning - planning_votes + 0.5
+
+
+@lru_cache(maxsize=12)
+def _exact_probits(
+    draws: tuple[int, ...], alpha: float, lower_share: float, n_max: int
+) -> Interval:
+    """(J, P, Q) probits of the intervals of likely votes."""
+    votes = likely_votes(draws, n_max)
+    lower, upper = np.empty(votes.shape), np.empty(votes.shape)
+    for j, n in enumerate(draws):
+        ends = probit(*(end.reshape(-1) for end in split_interval(votes[j], n, alpha, lower_share)))
+        lower[j], upper[j] = (end.reshape(votes.shape[1:]) for end in ends)
+    return Interval(lower, upper)
+
+
+@lru_cache(maxsize=2)
+def _sequence_probits(draws: tuple[int, ...], alpha: float, planning: int, n_max: int) -> Interval:
+    votes = likely_votes(draws, n_max)
+    shape = votes.shape
+    n = np.broadcast_to(np.array(draws)[:, None, None], shape).reshape(-1)
+    hits = np.broadcast_to(planning * probabilities(n_max)[0][:, None], shape).reshape(-1)
+    ends = probit(*mixture_interval(votes.reshape(-1), n, alpha, *_prior(hits, planning)))
+    return Interval(ends.lower.reshape(shape), ends.upper.reshape(shape))
+
+
+def option_probits(stopping: Stopping, alpha: float, look: int) -> tuple[Interval, Interval]:
+    """Probits of wrong and of right samples: (J + 1, P, Q), the grid's options and last the full run.
+
+    The full run is a plain one, with half of alpha a side.
+    """
+    grid = stopping.grid
+    most = stopping.n_max
+    full = _exact_probits((most,), alpha, 0.5, most)
+
+    def of(correct: int) -> Interval:
+        if stopping.method == "sequence":
+            options = _sequence_probits(grid, alpha, stopping.planning, most)
+        else:
+            level = alpha * stopping.share(min(look, stopping.looks - 1))
+            options = _exact_probits(grid, level, stopping.lower(correct), most)
+        return Interval(*(np.concatenate([o, f]) for o, f in zip(options, full, strict=True)))
+
+    return of(0), of(1)
