@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("bench_ece.py", "bench_radii.py", "bench_certify.py", "peers.py")
+BENCHMARKS = (
+    "bench_ece.py",
+    "bench_radii.py",
+    "bench_certify.py",
+    "peers.py",
+    "bench_baselines.py",
+    "bench_recalibration.py",
+    "bench_scores.py",
+    "bench_stopping.py",
+)
 
 
 def main() -> int:
