@@ -189,7 +189,7 @@ def load_torch_file(path: str | Path) -> Any:
         raise ValueError(
             f"{path}: cannot be loaded safely (weights_only=True): {reason}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot be read as a torch file ({first})") from error
 

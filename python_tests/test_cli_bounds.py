@@ -134,6 +134,28 @@ def test_few_attacked(counts: Path) -> None:
         assert row["all_attacked"] >= row["bound"]
 
 
+def test_comparison(counts: Path, tmp_path: Path) -> None:
+    stored = np.load(counts)
+    other = tmp_path / "other.npz"
+    votes = np.random.default_rng(3).permuted(stored["counts"], axis=1)
+    np.savez(other, counts=votes, label=stored["label"], sigma=0.25)
+    rows = parsed(counts, "--compare", str(other))["comparison"]
+    pair = {"counts.npz": made(counts), "other.npz": made(other)}
+    for samples in ("intersection", "all"):
+        found = cc.compare(pair, [0, 0.1], "brier", samples=samples)
+        for row in rows:
+            if row["metric"] == "brier" and row["samples"] == samples:
+                at = 0 if row["radius"] == 0 else 1
+                assert row["worst"] == found.curves[row["model"]].worst[at]
+                assert row["best"] == (found.best(at) == row["model"])
+    text = run(counts, "--compare", str(other))
+    assert "certified by all" in text
+    assert "other.npz" in text
+    result = RUNNER.invoke(app, ["bound", str(counts), "--compare", str(counts)])
+    assert result.exit_code == 2
+    assert "--compare: expected other files" in result.output
+
+
 def test_more_draws(counts: Path) -> None:
     rows = parsed(counts, "--more-draws")["more_draws"]
     assert [row["factor"] for row in rows] == [1, 2, 4, 10] * 2

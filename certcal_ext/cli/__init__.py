@@ -14,7 +14,7 @@ except ImportError as error:
         'certcal: error: the command line needs typer: pip install "certcal_ext[cli]"'
     ) from error
 
-from certcal_ext.cli import attack, bound, certify, demo, doctor, report
+from certcal_ext.cli import attack, bound, certify, demo, doctor, report, train
 
 __all__ = ["app", "main"]
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.command("certify", epilog=certify.EXAMPLES)(certify.certify)
 app.command("bound", epilog=bound.EXAMPLES)(bound.bound)
+app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)

@@ -23,6 +23,7 @@ EXAMPLES = _common.examples(
         "Recalibrated on one half of the samples for radius 0.25, certified on the other",
         "certcal bound counts.npz --recalibrate isotonic --fit-radius 0.25 --radii 0,0.1,0.25,0.5",
     ),
+    ("Two models, on samples that both certify and on all", "certcal bound a.npz --compare b.npz"),
     ("The paper's own estimates beside the exact value", "certcal bound counts.npz --baselines"),
 )
 
@@ -143,6 +144,13 @@ def bound(
             help="Also what 2, 4 and 10 times the draws would be expected to give (estimates).",
         ),
     ] = False,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Another model's file for the same samples, side by side with FILE; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     max_attacked: Annotated[
         int | None,
         typer.Option(
@@ -182,7 +190,7 @@ def bound(
 ) -> None:
     """Certified accuracy, calibration error and Brier score at many radii, from FILE."""
     with _common.user_errors():
-        from certcal_ext.cli import _baselines, _metrics, _more_draws, _recalibrate
+        from certcal_ext.cli import _baselines, _compare, _metrics, _more_draws, _recalibrate
         from certcal_ext.report.facts import default_radii
 
         _common.writable(out, "--out")
@@ -220,6 +228,12 @@ def bound(
             joint=joint,
             **binning,
         )
+        models, beside = {}, None
+        if compare:
+            models = _compare.read_others(
+                file, certificates, compare, sigma=sigma, n=n, alpha=alpha, runner_up=runner_up
+            )
+            beside = _compare.records(models, listed, binning)
         gains = None if gain is None else gain.by_radius(listed, binning)
         estimates = _baselines.by_radius(certificates, listed, binning) if baselines else None
         expected = _more_draws.by_radius(certificates, listed, bins) if more_draws else None
@@ -242,6 +256,7 @@ def bound(
                     "metrics": _metrics.records(found),
                     "recalibration": None if gain is None else gain.records(gains),
                     "baselines": estimates,
+                    "comparison": beside,
                     "more_draws": expected,
                     "max_attacked": attacked,
                     "written": None if out is None else str(out),
@@ -257,6 +272,8 @@ def bound(
             gain.show(gains)
         if estimates is not None:
             _baselines.show(estimates)
+        if beside is not None:
+            _compare.show(beside, list(models))
         if expected is not None:
             _more_draws.show(expected)
         if attacked is not None:

@@ -130,9 +130,15 @@ def train(
         float | None,
         typer.Option(help="Weight of the calibration loss (ACT, certificate).", show_default=False),
     ] = None,
+    cross_entropy: Annotated[
+        float | None,
+        typer.Option(help="ACT: weight of the cross-entropy; default 1.", show_default=False),
+    ] = None,
     margin_weight: Annotated[
         float | None,
-        typer.Option(help="certificate: weight of the prediction's margin.", show_default=False),
+        typer.Option(
+            help="Weight of the prediction's margin (ACT, certificate).", show_default=False
+        ),
     ] = None,
     interval: Annotated[
         str | None, typer.Option(help="cdf or mean; default cdf.", show_default=False)
@@ -210,6 +216,7 @@ def train(
             steps=steps,
             metric=metric,
             weight=weight,
+            cross_entropy=cross_entropy,
             margin_weight=margin_weight,
             interval=interval,
             window=window,

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""``certcal bound --compare``: models side by side on samples that make the comparison fair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certcal_ext.cli._common import console, read_certificates
+
+if TYPE_CHECKING:
+    from certcal_ext.certificates.certificates import Certificates
+
+_METRICS = ("ece", "brier")
+_SAMPLES = {"intersection": "certified by all", "all": "all samples"}
+
+
+def read_others(
+    first: Path, certificates: Certificates, others: Sequence[Path], **options: Any
+) -> dict[str, Certificates]:
+    """The certificates by file name; the whole path where two files share a name.
+
+    Raises:
+        ValueError: a file twice, or one that cannot be read.
+    """
+    paths = [first, *others]
+    if len({path.resolve() for path in paths}) != len(paths):
+        raise ValueError("--compare: expected other files than FILE, each once")
+    names = [path.name for path in paths]
+    if len(set(names)) != len(names):
+        names = [str(path) for path in paths]
+    made = [certificates, *(read_certificates(path, **options) for path in others)]
+    return dict(zip(names, made, strict=True))
+
+
+def records(
+    models: dict[str, Certificates], radii: Sequence[float], binning: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """A dictionary a metric, choice of samples, radius and model."""
+    from certcal_ext.certificates.compare import compare
+
+    rows = []
+    for metric in _METRICS:
+        for samples in _SAMPLES:
+            found = compare(models, radii, metric, samples=samples, **binning)
+            for at, radius in enumerate(radii):
+                for name, curve in found.curves.items():
+                    rows.append(
+                        {
+                            "metric": metric,
+                            "samples": samples,
+                            "radius": radius,
+                            "model": name,
+                            "count": int(curve.samples[at]),
+                            "accuracy": float(found.accuracy[name][at]),
+                            "worst": float(curve.worst[at]),
+                            "best": found.best(at) == name,
+                        }
+                    )
+    return rows
+
+
+def show(rows: list[dict[str, Any]], models: Sequence[str]) -> None:
+    """One table a metric and choice of samples: radii down, models across."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from certcal_ext.report import words
+
+    for metric in _METRICS:
+        for samples, title in _SAMPLES.items():
+            table = Table(
+                title=Text(f"Worst-case {metric}, {title} (the lowest is marked)"),
+                box=SIMPLE_HEAD,
+                title_justify="left",
+                title_style="bold",
+                pad_edge=False,
+            )
+            for head in ("Radius", "Samples", *models):
+                table.add_column(head, justify="right")
+            chosen = [row for row in rows if (row["metric"], row["samples"]) == (metric, samples)]
+            for first in range(0, len(chosen), len(models)):
+                line = chosen[first : first + len(models)]
+                cells = [words.number(line[0]["radius"]), words.count(line[0]["count"])]
+                cells += [words.at_most(row["worst"]) + " *" * row["best"] for row in line]
+                table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
+            console().print(table)
