@@ -85,10 +85,8 @@ def test_the_module_links_neither_torch_nor_a_cuda_library() -> None:
 
 def test_a_broken_module_gives_the_rebuild_command(tmp_path: Path) -> None:
     package = tmp_path / "certcal_ext"
-    package.mkdir()
     source = Path(certcal_ext.__file__).parent
-    for file in source.glob("*.py"):
-        shutil.copy(file, package)
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     (package / "_core.py").write_text("raise ImportError('undefined symbol: x')\n")
     code = (
         f"import sys; sys.meta_path = [f for f in sys.meta_path if 'scikit' not in repr(type(f)).lower()]\n"

@@ -213,8 +213,8 @@ def test_log_and_counts_of_the_same_model_agree(shared: Path) -> None:
     least, largest = votes_of_radius(
         read.radius[rows], read.half_width[rows], SIGMA, LOG_DRAWS, ALPHA
     )
-    lower = cc.intervals.clopper_pearson(least, LOG_DRAWS, 1e-6).lower
-    upper = cc.intervals.clopper_pearson(largest, LOG_DRAWS, 1e-6).upper
+    lower = cc.clopper_pearson(least, LOG_DRAWS, 1e-6).lower
+    upper = cc.clopper_pearson(largest, LOG_DRAWS, 1e-6).upper
     assert (of_counts.table.column("p_lower").to_numpy() <= upper).all()
     assert (of_counts.table.column("p_upper").to_numpy() >= lower).all()
 
