@@ -4,36 +4,48 @@
 Draws are replayed from the stored CIFAR-10 counts (shared folder, sigma 0.25), in an order that the seed fixes. Every
 draw but those that select the class is counted, planning draws too; the full and the plain runs have those as well.
 
-Run with: python bench/bench_stopping.py [--quick] [--demo]
+Run with: python bench/bench_stopping.py [--quick] [--demo] [--log FILE] [--votes FILE]
 
 ``--demo`` also counts 100,000 draws of 500 images of the demonstration (50 million forward passes), and runs on the model.
+
+The settings were chosen on the CIFAR-10 counts. ``--log`` names a certification log of another model at sigma 0.25 and
+100,000 draws, and only checks them on it and in fresh orders of the CIFAR-10 counts. ``--votes`` names an .npz file that
+``--demo`` writes its full counts to; alone, it only asks how few draws any plan could take on them. Both keep
+the other stored results.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import write
+from harness import RESULTS, environment, write
 from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
+from scipy.stats import binom
 
 import certcal_ext as cc
-from certcal_ext.adaptive import AdaptiveResult, ReplayedVotes, run_adaptive
-from certcal_ext.draw_plans import what_more_draws_buy
-from certcal_ext.intervals import Interval, clopper_pearson
-from certcal_ext.stopping import Stopping
+from certcal_ext.intervals.clopper_pearson import Interval, clopper_pearson, probit
+from certcal_ext.stopping.adaptive import AdaptiveResult, ReplayedVotes, run_adaptive
+from certcal_ext.stopping.forecast import Outcomes, cells, solve_cells
+from certcal_ext.stopping.plans import what_more_draws_buy
+from certcal_ext.stopping.rules import Stopping, split_interval
 
 SIGMA, ALPHA, N = 0.25, 1e-3, 100_000
 RADII = (SIGMA / 4, SIGMA / 2, SIGMA, 2 * SIGMA)
 #: Goals: how many times fewer draws, at each radius; and how near to the full run.
 FEWER, NEAR, SAME = (10, 10, 10, 4), 0.005, 0.99
 MOST = 25_000.0
+#: Orders that no setting was chosen on.
+FRESH = range(10, 15)
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,7 @@ def demo(seeds: range) -> tuple[Study, list[dict[str, Any]]]:
 
     from certcal_ext.demo import DemoSettings, load_digits
     from certcal_ext.demo.model import train
-    from certcal_ext.smoothing import SmoothedClassifier
+    from certcal_ext.smoothing.classifier import SmoothedClassifier
 
     settings = DemoSettings()
     images, labels = load_digits()
@@ -220,8 +232,175 @@ def demo(seeds: range) -> tuple[Study, list[dict[str, Any]]]:
     return data, [show("on the model, 4 radii", [entry]) for entry in data.compare_run(result)]
 
 
+def held_out(data: Study, log: str) -> dict[str, Any]:
+    """The settings on data that they were not chosen on."""
+    made = cc.Certificates.from_cohen_log(log, SIGMA, N, ALPHA)
+    drawn = made.select(~made.abstained).table
+    # The middle of the counts that the printed radius allows stands for the count.
+    votes = np.floor(drawn["confidence"].to_numpy() * N).astype(np.int64)
+    other = Study(votes, drawn["correct"].to_numpy().astype(np.bool_))
+    found: dict[str, Any] = {}
+    for name, source, seeds in (("fresh orders", data, FRESH), ("log", other, range(3))):
+        print(f"\n{name}, {source.votes.size:,} samples, {len(seeds)} orders\n\n{HEADER}")
+        found[name] = []
+        for radius in RADII:
+            runs = [
+                source.compare_run(source.adaptive((radius,), s, max_draws=MOST))[0] for s in seeds
+            ]
+            found[name].append(show(f"adaptive, {name}", runs))
+            same = round(max(run["draws"] for run in runs))
+            plain = [source.plain(radius, same, s) for s in seeds]
+            found[name].append(show(f"plain n = {same:,}, {name}", plain))
+    return found
+
+
+class Oracle:
+    """The fewest draws of any plan of one Clopper-Pearson interval a sample that knows the vote probabilities.
+
+    The full counts stand for the probabilities; no draws go to planning. Each sample chooses its number of draws, how alpha
+    is split between the ends, or not to be drawn at all. Means over the binomial votes meet the goals; the
+    ECE is the largest of its means under the sign vectors, which is at most its mean, so the answer errs low.
+    """
+
+    QUANTILES = 31
+    SPLITS = (0.5, 0.95, 0.9999)
+    DRAWS = tuple(round(50 * 2 ** (step / 2)) for step in range(22))
+
+    def __init__(self, data: Study, radius: float) -> None:
+        self._data, self._right = data, data.correct[:, None, None]
+        levels = (np.arange(self.QUANTILES) + 0.5) / self.QUANTILES
+        choices = [(n, split) for n in self.DRAWS for split in self.SPLITS]
+        self._cost = np.array([n for n, _ in choices] + [N, 0]) / N / data.votes.size
+        ends = []
+        for n, split in choices:
+            counts = binom.ppf(levels, n, data.votes[:, None] / N).astype(np.int64)
+            ends.append(split_interval(counts.reshape(-1), n, ALPHA, split))
+        ends.append(
+            clopper_pearson(np.repeat(data.votes, self.QUANTILES), N, ALPHA)
+        )  # the full run, as it was
+        shape = (len(ends), data.votes.size, self.QUANTILES)
+        lower, upper = (
+            np.stack(end).reshape(shape).swapaxes(0, 1)
+            for end in zip(*(probit(*pair) for pair in ends), strict=True)
+        )
+        self._outcomes = Outcomes.shifted(lower, upper, radius / SIGMA, 15)
+        self._full = data.full[radius]
+
+    def _mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(G, J) means over the votes where certified, and 0 for no draws."""
+        means = (values * self._outcomes.certified).mean(axis=2)
+        return np.hstack([means, np.zeros((len(means), 1))])
+
+    def _ece(self, signs: NDArray[np.int8]) -> NDArray[np.float64]:
+        wrong, right = (self._outcomes.ece_term(c, signs) for c in (0, 1))
+        return self._mean(np.where(self._right, right, wrong))
+
+    def _worst(self, use: NDArray[np.float64]) -> tuple[float, NDArray[np.int8]]:
+        o, sums = self._outcomes, np.zeros((3, 2, 15, 15))
+        for c in (0, 1):
+            rows = self._data.correct == c
+            part = Outcomes(
+                o.lower[rows],
+                o.upper[rows],
+                o.certified[rows],
+                o.first[rows],
+                o.last[rows],
+                o.edges,
+            )
+            weight = np.broadcast_to(use[rows, :-1, None] / self.QUANTILES, part.lower.shape)
+            sums += cells(weight, c, part)
+        return solve_cells(sums)
+
+    def least_draws(self, keep_hard: bool) -> float:
+        """Draws a sample on average.
+
+        Args:
+            keep_hard: whether missing hard samples may take at most ``NEAR`` off a metric.
+        """
+        o, size = self._outcomes, self._data.votes.size
+        count = self._mean(np.ones(o.lower.shape))
+        brier = self._mean(np.where(self._right, (1.0 - o.lower) ** 2, o.upper**2))
+        brier_full, ece_full = self._full.metrics()
+        full_run = np.zeros(count.shape)
+        full_run[:, -2] = 1.0
+        _, signs = self._worst(full_run)
+        ece = self._ece(signs)
+        full = self._full.certified[:, None]
+        rows = [(np.where(full, 1.0 - count, count), (1.0 - SAME) * size)]
+        for total, value in ((brier, brier_full), (ece, ece_full)):
+            rows += [(sign * (total - value * count) - NEAR * count, 0.0) for sign in (1, -1)]
+            if keep_hard:
+                worth = full * (total - value)[:, -2:-1]
+                rows.append(((1.0 - np.minimum(count, 1.0)) * worth, NEAR * float(full.sum())))
+        one_each = csr_array(
+            (np.ones(count.size), np.arange(count.size), np.arange(size + 1) * count.shape[1])
+        )
+        while True:
+            table = csr_array(np.stack([row.reshape(-1) for row, _ in rows]))
+            found = linprog(
+                np.tile(self._cost, size),
+                table,
+                [limit for _, limit in rows],
+                one_each,
+                np.ones(size),
+                method="highs",
+            )
+            value, signs = self._worst(found.x.reshape(count.shape))
+            if value <= ece_full + 1.01 * NEAR:
+                return float(found.fun) * N
+            rows.append((self._ece(signs) - (ece_full + NEAR) * count, 0.0))
+
+
+def demo_rows(data: Study) -> list[dict[str, Any]]:
+    """The demonstration in fresh orders."""
+    print(f"\nDemo, fresh orders\n\n{HEADER}")
+    return [
+        show(
+            "adaptive, this radius",
+            [data.compare_run(data.adaptive((r,), s, max_draws=MOST))[0] for s in FRESH],
+        )
+        for r in RADII
+    ]
+
+
+def oracle(data: Study) -> list[dict[str, float]]:
+    """The fewest draws at each radius."""
+    print(
+        "\n| R / sigma | fewest draws | fewer | keeping hard samples | fewer |\n|---|---|---|---|---|"
+    )
+    rows = []
+    for radius in RADII:
+        known = Oracle(data, radius)
+        least, kept = (known.least_draws(keep_hard) for keep_hard in (False, True))
+        print(
+            f"| {radius / SIGMA:g} | {least:,.0f} | {N / least:.1f} x | {kept:,.0f} | {N / kept:.1f} x |"
+        )
+        rows.append(
+            {"radius_over_sigma": radius / SIGMA, "least_draws": least, "keeping_hard": kept}
+        )
+    return rows
+
+
+def add_to_results(name: str, command: str, found: Any) -> None:
+    """Keeps the other stored results, which may be of another commit."""
+    path = RESULTS / "stopping.json"
+    record = json.loads(path.read_text())
+    record["measurements"][name] = {
+        "command": command,
+        "environment": environment(),
+        "found": found,
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
 def main() -> None:
-    quick = "--quick" in sys.argv[1:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--demo", action="store_true")
+    parser.add_argument("--log")
+    parser.add_argument("--votes")
+    options = parser.parse_args()
+    quick = options.quick
     default = Path(__file__).resolve().parents[2] / "shared"
     folder = Path(os.environ.get("CERTCAL_SHARED", default)) / "data" / "cifar10_cohen_resnet110"
     stored = np.load(folder / f"sigma_0.25_n_{N}.npz")
@@ -229,14 +408,27 @@ def main() -> None:
     selected = counts.argmax(1)
     data = Study(counts[np.arange(len(counts)), selected], selected == stored["label"])
     seeds = range(1 if quick else 3)
+    if options.log is not None:
+        add_to_results(
+            "held_out", "python bench/bench_stopping.py --log FILE", held_out(data, options.log)
+        )
+    if options.votes is not None and not options.demo:
+        with np.load(options.votes) as kept:
+            digits = Study(kept["votes"], kept["correct"])
+        found_digits = {"fresh orders": demo_rows(digits), "oracle": oracle(digits)}
+        add_to_results("demo_check", "python bench/bench_stopping.py --votes FILE", found_digits)
+    if options.log is not None or (options.votes is not None and not options.demo):
+        return
     print("Worst of the seeds; Brier and ECE are certified ones, minus those of the full run.\n")
     found: dict[str, Any] = {"cifar10": study(data, seeds, (RADII[:3], RADII))}
     if not quick:
         found["sequence"] = sequences(data)
     found["forecast"] = forecasts(data)
     command = "python bench/bench_stopping.py"
-    if "--demo" in sys.argv[1:]:
+    if options.demo:
         digits, on_model = demo(seeds)
+        if options.votes is not None:
+            np.savez(options.votes, votes=digits.votes, correct=digits.correct)
         found["demo"] = on_model + study(digits, seeds, (RADII[:3], RADII))
         command += " --demo"
     if not quick:
