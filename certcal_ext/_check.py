@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Tables have M x M cells; at this many bins one table takes 335 MB.
+#: Smallest failure probability: smaller binomial tails cannot be evaluated accurately enough.
+LEAST_ALPHA = 1e-15
 MAX_BINS = 2048
 
 
@@ -183,9 +185,9 @@ def positive_number(name: str, value: Any) -> float:
 
 
 def failure_probability(name: str, value: Any) -> float:
-    """A float in [1e-15, 1): smaller binomial tails cannot be evaluated accurately enough."""
+    """A float in [LEAST_ALPHA, 1)."""
     result = real_number(name, value)
-    if not 1e-15 <= result < 1:
+    if not LEAST_ALPHA <= result < 1:
         raise ValueError(f"{name}: expected a probability from 1e-15 to below 1, got {value}")
     return result
 

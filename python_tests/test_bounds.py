@@ -302,3 +302,16 @@ def test_select_and_recalibrated() -> None:
     assert mapped.recalibrated(None) == made
     with pytest.raises(TypeError, match="mapping: expected a RecalibrationMap"):
         made.recalibrated(lambda z: z)
+
+
+def test_levels_too_small_to_evaluate_loosen_and_never_tighten() -> None:
+    """delta / N may fall below the smallest level of an interval: the union bound is then left out."""
+    made = certificates()
+    tiny = made.bound("brier", 0.1, delta=2e-13)
+    assert tiny.method[0] == "binomial"
+    with pytest.raises(ValueError, match="union"):
+        made.bound("brier", 0.1, delta=2e-13, joint="union")
+    kept = certificates(keep_counts=True)
+    assert kept.classwise(0.1, delta=2e-13).method[0] == "binomial"
+    with pytest.raises(ValueError, match="delta: expected one that leaves"):
+        kept.classwise(0.1, delta=2e-13, joint="union")

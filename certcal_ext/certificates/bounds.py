@@ -190,7 +190,8 @@ def metric_curve(
             union = source.rows_at_level(risk / total / source.factor)
         if union is None and joint == "union":
             raise ValueError(
-                'joint: expected "binomial", as these certificates do not hold the draws that "union" needs'
+                'joint: expected "binomial", as these certificates do not hold the draws that "union" needs, or '
+                "delta / N is too small for an interval"
             )
         if union is None and joint == "best":  # nothing to share delta with
             risk, failures = delta, failing_intervals(total, alpha, delta)

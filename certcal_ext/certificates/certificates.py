@@ -412,7 +412,7 @@ class Certificates(CertificateMakers):
                 confidence[known] = self.recalibration(confidence[known])
 
         def at_level(alpha: float) -> Any:
-            if ends_at_level(self.table, made, alpha) is None:
+            if alpha < _check.LEAST_ALPHA or ends_at_level(self.table, made, alpha) is None:
                 return None
             return Guarantee(self.table, made, alpha).rows
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from certcal_ext import _threads
+from certcal_ext import _check, _threads
 from certcal_ext._load import core
 from certcal_ext.certificates.bounds import MetricCurve, RowBounds, read_only
 from certcal_ext.certificates.validity import failing_intervals
@@ -29,7 +29,7 @@ class ClassVotes:
         n = int(counts[0].sum())
         votes, which = np.unique(counts, return_inverse=True)
         self._which = which.reshape(counts.shape)
-        self._probits = probit(*clopper_pearson(votes, n, max(alpha / counts.shape[1], 1e-15)))
+        self._probits = probit(*clopper_pearson(votes, n, alpha / counts.shape[1]))
 
     def at(self, shift: float, rows: NDArray[np.bool_]) -> Interval:
         """(n, K) ends under attacks of radius / sigma = ``shift``, of the chosen rows."""
@@ -61,8 +61,12 @@ def classwise_curve(
     failures = union = None
     if risk is not None and joint != "union":
         failures = failing_intervals(total, alpha, risk)
-    if risk is not None and joint != "binomial":
+    if risk is not None and joint != "binomial" and risk / counts.size >= _check.LEAST_ALPHA:
         union = ClassVotes(counts, risk / total)
+    if risk is not None and failures is None and union is None:
+        raise ValueError(
+            f"delta: expected one that leaves each interval at least {_check.LEAST_ALPHA:g}"
+        )
     votes = ClassVotes(counts, alpha)
     table = np.full((len(rows), 3), np.nan)
     samples, methods = [], []

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from certcal_ext import _check
 from certcal_ext.certificates.bounds import RowBounds, largest_gap
 from certcal_ext.certificates.curve import (
     CertifiedSet,
@@ -145,7 +146,9 @@ class Guarantee:
         if correct is not None:
             other = self._others
             ends = Interval(lower, upper)
-            if other is not None:
+            if other is None and selected_by_estimation(self._made):
+                ends = Interval(np.zeros_like(lower), np.ones_like(upper))  # nothing is known
+            elif other is not None:
                 ends = other._raw(radius)
             elif self.recalibration is not None:
                 ends = self._raw(radius)
@@ -176,7 +179,8 @@ class Guarantee:
         classes = self._made.num_classes
         if not selected_by_estimation(self._made) or classes is None or self._alpha is None:
             return None
-        return Guarantee(self._table, self._made, max(self._alpha / classes, 1e-15))
+        level = self._alpha / classes
+        return None if level < _check.LEAST_ALPHA else Guarantee(self._table, self._made, level)
 
     @cached_property
     def _band(self) -> ScoreBand | None:
