@@ -78,11 +78,16 @@ def _batches(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
         yield item[0], item[1]
 
 
-def checked_images(images: Any) -> torch.Tensor:
-    """A tensor of at least one finite image; pixels outside [0, 1] are warned of."""
+def image_tensor(images: Any) -> torch.Tensor:
+    """A float32 tensor of at least one image; the pixels are not looked at."""
     import torch
 
-    tensor = torch.as_tensor(images).detach()
+    try:
+        tensor = torch.as_tensor(images).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"images: expected a tensor, got {type(images).__name__}: {error}"
+        ) from error
     if tensor.dtype != torch.float32:
         hint = "; divide uint8 images by 255" if tensor.dtype == torch.uint8 else ""
         raise TypeError(
@@ -94,6 +99,14 @@ def checked_images(images: Any) -> torch.Tensor:
         raise ValueError(
             f"images: expected at least one image with at least one pixel, got shape {tuple(tensor.shape)}"
         )
+    return tensor
+
+
+def checked_images(images: Any) -> torch.Tensor:
+    """A tensor of at least one finite image; pixels outside [0, 1] are warned of."""
+    import torch
+
+    tensor = image_tensor(images)
     finite = torch.isfinite(tensor).flatten(1).all(dim=1)
     if not bool(finite.all()):
         bad = int((~finite).sum())

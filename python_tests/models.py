@@ -42,17 +42,3 @@ def mlp(inputs: int, classes: int, seed: int, hidden: int = 32) -> torch.nn.Sequ
             torch.nn.Dropout(0.5),
             torch.nn.Linear(hidden, classes),
         )
-
-
-class BatchSensitive(torch.nn.Module):
-    """Logits move by a rounding-sized amount that depends on the batch, as a matrix product's may."""
-
-    def __init__(self, inner: torch.nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self.inner(x)
-        wobble = torch.arange(logits.shape[1], dtype=logits.dtype) * (len(x) % 97) * 1e-7
-        result: torch.Tensor = logits + wobble * logits.abs().max()
-        return result

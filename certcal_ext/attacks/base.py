@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext._images import image_tensor
 from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.attacks.ascent import Ascent, Scene
 from certcal_ext.attacks.geometry import Ball, Norm
@@ -293,23 +294,7 @@ def _are_probabilities(logits: torch.Tensor) -> bool:
 
 
 def _checked_images(images: Any) -> torch.Tensor:
-    try:
-        tensor = torch.as_tensor(images).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"images: expected a tensor, got {type(images).__name__}: {error}"
-        ) from error
-    if tensor.dtype != torch.float32:
-        hint = "; divide uint8 images by 255" if tensor.dtype == torch.uint8 else ""
-        raise TypeError(
-            f"images: expected float32, got {str(tensor.dtype).removeprefix('torch.')}{hint}"
-        )
-    if tensor.ndim < 2:
-        raise ValueError(f"images: expected shape (N, C, H, W), got {tuple(tensor.shape)}")
-    if tensor.shape[0] == 0 or tensor[0].numel() == 0:
-        raise ValueError(
-            f"images: expected at least one image with at least one pixel, got shape {tuple(tensor.shape)}"
-        )
+    tensor = image_tensor(images)
     good = ((tensor >= 0) & (tensor <= 1)).flatten(1).all(1)
     if not bool(good.all()):
         row = int((~good).nonzero()[0])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certcal_ext._progress import duration, shown
+from certcal_ext.cli import _options
 from certcal_ext.cli._common import examples, print_json, user_errors, writable
 from certcal_ext.cli._preflight import check_clean, first_line, to_device
 
@@ -47,47 +48,19 @@ EXAMPLES = examples(
 
 
 def attack(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="module:factory; called without arguments, returns a torch module from images "
-            "in [0, 1] to logits.",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Images: .npz, .pt or idx (plain or .gz), uint8 or in [0, 1].", show_default=False
-        ),
-    ],
+    model: _options.Model,
+    data: _options.Data,
     radius: Annotated[
         float,
         typer.Option(
             help="Largest norm of a perturbation, in [0, 1] pixel units.", show_default=False
         ),
     ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="State dict for the model (loaded with weights_only=True).", show_default=False
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels, where the file of the images does not hold them.", show_default=False
-        ),
-    ] = None,
-    images_key: Annotated[
-        str, typer.Option(help="Name of the images inside .npz or .pt.")
-    ] = "images",
-    labels_key: Annotated[
-        str, typer.Option(help="Name of the labels inside .npz or .pt.")
-    ] = "labels",
-    max_value: Annotated[
-        float, typer.Option(help="Value of a full-bright pixel in uint8 images.")
-    ] = 255.0,
+    weights: _options.Weights = None,
+    labels: _options.Labels = None,
+    images_key: _options.ImagesKey = "images",
+    labels_key: _options.LabelsKey = "labels",
+    max_value: _options.MaxValue = 255.0,
     kind: Annotated[
         str, typer.Option("--attack", help="One of " + ", ".join(NAMES) + ".")
     ] = "cce-guided",
@@ -124,22 +97,16 @@ def attack(
     ] = 15,
     batch_size: Annotated[int, typer.Option(help="Inputs a forward pass.")] = 1024,
     seed: Annotated[int, typer.Option(help="Seed of noise and random starts.")] = 0,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:1 ...; auto takes a GPU if there is one.")
-    ] = "auto",
+    device: _options.Device = "auto",
     limit: Annotated[
         int | None, typer.Option(help="Attack at most this many images.", show_default=False)
     ] = None,
-    skip: Annotated[int, typer.Option(help="Leave out this many images at the start.")] = 0,
+    skip: _options.Skip = 0,
     out: Annotated[Path, typer.Option(help="The table, one row an image (Parquet).")] = Path(
         "attack.parquet"
     ),
-    report: Annotated[
-        Path | None, typer.Option(help="Also write the HTML page.", show_default=False)
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON in place of a table.")
-    ] = False,
+    report: _options.Report = None,
+    as_json: _options.Json = False,
 ) -> None:
     """Attacks the calibration of a model: no prediction changes, confidences do.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certcal_ext._progress import duration, shown
-from certcal_ext.cli import _common
+from certcal_ext.cli import _common, _options
 from certcal_ext.cli._preflight import check_clean, estimate_run, run_certify, to_device
 
 if TYPE_CHECKING:
@@ -46,47 +46,14 @@ EXAMPLES = _common.examples(
 
 
 def certify(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="module:factory; called without arguments, returns a torch module from images "
-            "in [0, 1] to logits.",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Images: .npz, .pt or idx (plain or .gz), uint8 or in [0, 1].", show_default=False
-        ),
-    ],
-    sigma: Annotated[
-        float,
-        typer.Option(
-            help="Standard deviation of the noise in [0, 1] pixel units.", show_default=False
-        ),
-    ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="State dict for the model (loaded with weights_only=True).", show_default=False
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels, where the file of the images does not hold them.", show_default=False
-        ),
-    ] = None,
-    images_key: Annotated[
-        str, typer.Option(help="Name of the images inside .npz or .pt.")
-    ] = "images",
-    labels_key: Annotated[
-        str, typer.Option(help="Name of the labels inside .npz or .pt.")
-    ] = "labels",
-    max_value: Annotated[
-        float, typer.Option(help="Value of a full-bright pixel in uint8 images.")
-    ] = 255.0,
+    model: _options.Model,
+    data: _options.Data,
+    sigma: _options.Sigma,
+    weights: _options.Weights = None,
+    labels: _options.Labels = None,
+    images_key: _options.ImagesKey = "images",
+    labels_key: _options.LabelsKey = "labels",
+    max_value: _options.MaxValue = 255.0,
     n0: Annotated[int, typer.Option(help="Draws an image to select its class.")] = 100,
     n: Annotated[int, typer.Option(help="Draws an image to estimate its confidence.")] = 10_000,
     alpha: Annotated[
@@ -140,25 +107,19 @@ def certify(
             help="Number of classes; default: what the model puts out.", show_default=False
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:1 ...; auto takes a GPU if there is one.")
-    ] = "auto",
+    device: _options.Device = "auto",
     limit: Annotated[
         int | None, typer.Option(help="Certify at most this many images.", show_default=False)
     ] = None,
-    skip: Annotated[int, typer.Option(help="Leave out this many images at the start.")] = 0,
+    skip: _options.Skip = 0,
     out: Annotated[Path, typer.Option(help="The certificates (Parquet).")] = Path(
         "certificates.parquet"
     ),
-    report: Annotated[
-        Path | None, typer.Option(help="Also write the HTML page.", show_default=False)
-    ] = None,
+    report: _options.Report = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what the run would take.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON in place of a table.")
-    ] = False,
+    as_json: _options.Json = False,
 ) -> None:
     """Certifies a model on images: draws noise, counts votes, writes one row an image.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certcal_ext._progress import duration, shown
+from certcal_ext.cli import _options
 from certcal_ext.cli._common import (
     console,
     examples,
@@ -51,26 +52,9 @@ _STOPPED = 130
 
 
 def train(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="module:factory; called without arguments, returns a torch module from images "
-            "in [0, 1] to logits.",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Images: .npz, .pt or idx (plain or .gz), uint8 or in [0, 1].", show_default=False
-        ),
-    ],
-    sigma: Annotated[
-        float,
-        typer.Option(
-            help="Standard deviation of the noise in [0, 1] pixel units.", show_default=False
-        ),
-    ],
+    model: _options.Model,
+    data: _options.Data,
+    sigma: _options.Sigma,
     method: Annotated[
         str,
         typer.Option(
@@ -89,25 +73,14 @@ def train(
         Path | None,
         typer.Option(help="Weights to start from (fine-tuning).", show_default=False),
     ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Labels, where the file of the images does not hold them.", show_default=False
-        ),
-    ] = None,
-    images_key: Annotated[
-        str, typer.Option(help="Name of the images inside .npz or .pt.")
-    ] = "images",
-    labels_key: Annotated[
-        str, typer.Option(help="Name of the labels inside .npz or .pt.")
-    ] = "labels",
-    max_value: Annotated[
-        float, typer.Option(help="Value of a full-bright pixel in uint8 images.")
-    ] = 255.0,
+    labels: _options.Labels = None,
+    images_key: _options.ImagesKey = "images",
+    labels_key: _options.LabelsKey = "labels",
+    max_value: _options.MaxValue = 255.0,
     limit: Annotated[
         int | None, typer.Option(help="Train on at most this many images.", show_default=False)
     ] = None,
-    skip: Annotated[int, typer.Option(help="Leave out this many images at the start.")] = 0,
+    skip: _options.Skip = 0,
     radius: Annotated[
         float | None,
         typer.Option(
@@ -169,9 +142,7 @@ def train(
         str, typer.Option(help="float32, or bfloat16: forward passes under autocast.")
     ] = "float32",
     seed: Annotated[int, typer.Option(help="Seed of weights, order and noise.")] = 0,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:1 ...; auto takes a GPU if there is one.")
-    ] = "auto",
+    device: _options.Device = "auto",
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
@@ -188,9 +159,7 @@ def train(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard.", show_default=False)
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON in place of a table.")
-    ] = False,
+    as_json: _options.Json = False,
 ) -> None:
     """Trains a model so that its confidences hold under attack.
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from certcal_ext import _check
+from certcal_ext._images import image_tensor
 
 #: Clean images that the accuracy of an epoch is counted on.
 CLEAN_IMAGES = 512
@@ -26,17 +27,7 @@ def checked_data(images: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
         TypeError: images that are not float32, labels that are no whole numbers.
         ValueError: no images, pixels outside [0, 1] or not finite, or shapes that do not match.
     """
-    try:
-        tensor = torch.as_tensor(images).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"images: expected a tensor, got {type(images).__name__}: {error}"
-        ) from error
-    if tensor.dtype != torch.float32:
-        hint = "; divide uint8 images by 255" if tensor.dtype == torch.uint8 else ""
-        raise TypeError(f"images: expected float32, got {str(tensor.dtype)[6:]}{hint}")
-    if tensor.ndim < 2 or not tensor.numel():
-        raise ValueError(f"images: expected shape (N, C, H, W), got {tuple(tensor.shape)}")
+    tensor = image_tensor(images).cpu()
     low, high = float(tensor.min()), float(tensor.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(

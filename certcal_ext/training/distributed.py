@@ -84,6 +84,7 @@ def process_group(device: torch.device) -> Iterator[Group]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield _present(device)
+        distributed.barrier()  # no process hangs up while another is still listening
     finally:
         distributed.destroy_process_group()
 
