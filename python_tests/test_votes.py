@@ -171,3 +171,25 @@ class TestBadInput:
     def test_bins(self, bins: int) -> None:
         with pytest.raises(ValueError, match="bins"):
             cc.score_histogram(self.GOOD, bins=bins)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("classes", [2, 10, 129])
+def test_half_precision_counts_as_its_float32_values(dtype: str, classes: int) -> None:
+    """Half-precision logits are read as they are; nothing is widened in memory beforehand."""
+    torch.manual_seed(0)
+    half = torch.randn(3, 70, classes).to(getattr(torch, dtype))
+    wide = half.float()
+    assert torch.equal(cc.count_votes(half), cc.count_votes(wide))
+    ours, theirs = cc.score_histogram(half, bins=50), cc.score_histogram(wide, bins=50)
+    assert torch.equal(ours.counts, theirs.counts)
+    assert torch.equal(ours.sums, theirs.sums)
+    half[1, 5, 0] = float("nan")
+    half[2, 6, 1] = float("inf")
+    with pytest.raises(ValueError, match="NaN in 1 and infinity in 1 of 210 rows"):
+        cc.count_votes(half)
+
+
+def test_numpy_half_precision_counts() -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 33, 7)).astype(np.float16)
+    assert np.array_equal(cc.count_votes(logits), cc.count_votes(logits.astype(np.float32)))

@@ -12,15 +12,10 @@ from certcal_ext import _check, _tensors
 from certcal_ext._load import core
 from certcal_ext._threads import num_threads
 
-_HALF_PRECISIONS = ("float16", "bfloat16")
-
 
 def prepared_logits(name: str, logits: Any) -> Any:
-    """Contiguous float32 or float64 logits; half precision is widened, which is exact."""
-    array = _tensors.prepared(name, logits, ("float32", "float64", *_HALF_PRECISIONS))
-    if _tensors.dtype_name(array) in _HALF_PRECISIONS:
-        array = array.float() if _tensors.is_tensor(array) else array.astype("float32")
-    return array
+    """Contiguous logits in a precision that is counted as it is; half precision is widened on the way, exactly."""
+    return _tensors.prepared(name, logits, ("float32", "float64", "float16", "bfloat16"))
 
 
 def _checked_logits(logits: Any) -> Any:

@@ -22,7 +22,7 @@ struct Logits {
   Logits(const py::object& logits, const py::object& faults_object)
       : view(logits, "logits"), faults(faults_object, "faults") {
     view.shaped({kAnySize, kAnySize, kAnySize});
-    if (view.dtype() != DType::kFloat32) view.of(DType::kFloat64);
+    view.of_any({DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16});
     batch = view.size(0);
     draws = view.size(1);
     classes = view.size(2);
@@ -33,10 +33,15 @@ struct Logits {
   // Calls body with a pointer of the logits' own type.
   template <class Body>
   void dispatch(const Body& body) const {
-    if (view.dtype() == DType::kFloat32) {
-      body(view.data<const float>());
-    } else {
-      body(view.data<const double>());
+    switch (view.dtype()) {
+      case DType::kFloat16:
+        return body(view.data<const Float16>());
+      case DType::kBFloat16:
+        return body(view.data<const BFloat16>());
+      case DType::kFloat64:
+        return body(view.data<const double>());
+      default:
+        return body(view.data<const float>());
     }
   }
 };

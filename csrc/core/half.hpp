@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// float32 to half precision, rounded to nearest, ties to even: overflow gives infinity, small values become subnormal.
+// Half precision to float32, which is exact, and back: float32 to half precision, rounded to nearest, ties to even: overflow gives infinity, small values become subnormal.
 // On every path and device the same bits, those of torch's .to(dtype) and of NumPy's astype; NaN stays NaN, but which
 // one is left to the device.
 #pragma once
@@ -74,6 +74,42 @@ CERTCAL_HD uint32_t rounded_pair(float first, float second, BFloat16) {
   round_to(first, low);
   round_to(second, high);
   return static_cast<uint32_t>(high.bits) << 16 | low.bits;
+#endif
+}
+
+// What logits are compared and added in, by the type that they are stored in.
+template <class Stored>
+struct Wide {
+  using Type = Stored;
+};
+template <>
+struct Wide<Float16> {
+  using Type = float;
+};
+template <>
+struct Wide<BFloat16> {
+  using Type = float;
+};
+template <class Stored>
+using WideOf = typename Wide<Stored>::Type;
+
+CERTCAL_HD float widened(float x) { return x; }
+CERTCAL_HD double widened(double x) { return x; }
+
+CERTCAL_HD float widened(BFloat16 x) { return float_of(static_cast<uint32_t>(x.bits) << 16); }
+
+CERTCAL_HD float widened(Float16 x) {
+#ifdef __CUDA_ARCH__
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+  return wide;
+#else
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
+  const uint32_t magnitude = x.bits & 0x7FFFu;
+  if (magnitude >= 0x7C00u) return float_of(sign | 0x7F800000u | (magnitude & 0x3FFu) << 13);
+  // As a float, the bits are a number 2^112 times too small, subnormals included.
+  const float scaled = float_of(magnitude << 13) * 0x1p+112f;
+  return float_of(sign | bits_of(scaled));
 #endif
 }
 

@@ -2,6 +2,7 @@
 #include "votes.hpp"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "../core/fixed_point.hpp"
@@ -129,6 +130,46 @@ FaultWord fault_of(const Real* row, int64_t classes) {
   return kInfiniteRows;
 }
 
+// The rows of a block as the kernels read them: where they lie, or widened into a buffer of this thread.
+template <class Stored>
+class WideRows {
+ public:
+  using Real = WideOf<Stored>;
+  static constexpr bool kWidens = !std::is_same_v<Stored, Real>;
+
+  WideRows(const Stored* logits, int64_t rows, int64_t classes)
+      : logits_(logits), end_(logits + rows * classes), classes_(classes) {
+    if (kWidens) buffer_.resize(static_cast<size_t>(kBlockRows * classes));
+  }
+
+  const Real* at(int64_t line, int64_t rows) {
+    const Stored* first = logits_ + line * classes_;
+    if constexpr (kWidens) {
+      for (int64_t k = 0; k < rows * classes_; ++k) {
+        buffer_[static_cast<size_t>(k)] = widened(first[k]);
+      }
+      return buffer_.data();
+    } else {
+      return first;
+    }
+  }
+
+  // Up to where may be read.
+  const Real* end() const {
+    if constexpr (kWidens) {
+      return buffer_.data() + buffer_.size();
+    } else {
+      return end_;
+    }
+  }
+
+ private:
+  const Stored* logits_;
+  const Stored* end_;
+  int64_t classes_;
+  std::vector<Real> buffer_;
+};
+
 uint64_t first_bits(int64_t rows) { return ~uint64_t{0} >> (kBlockRows - rows); }
 
 bool has_bit(uint64_t bits, int64_t k) { return (bits >> k & 1) != 0; }
@@ -162,21 +203,22 @@ void count_tops(const RowBlock& block, uint64_t without, int64_t from, int64_t t
 
 }  // namespace
 
-template <class Real>
-void count_votes_cpu(const Real* logits, int64_t batch, int64_t draws, int64_t classes,
+template <class Stored>
+void count_votes_cpu(const Stored* logits, int64_t batch, int64_t draws, int64_t classes,
                      double margin, int64_t* counts, uint8_t* near_ties, int64_t* faults,
                      int threads, SimdPath path) {
+  using Real = WideOf<Stored>;
   const TopRows<Real> top_rows = top_function<Real>(path, classes);
-  const Real* end = logits + batch * draws * classes;
   const Real real_margin = static_cast<Real>(margin);
   const Real* wanted_margin = near_ties != nullptr ? &real_margin : nullptr;
   parallel_for(batch * draws, grain_rows(classes), threads, [&](int64_t first, int64_t last) {
     const Piece piece{draws, first, last};
     SampleWords sample_counts(counts, classes, piece);
+    WideRows<Stored> wide(logits, batch * draws, classes);
     RowBlock block;
     piece.for_each_block([&](int64_t line, int64_t rows) {
-      const Real* row = logits + line * classes;
-      top_rows(row, rows, classes, end, wanted_margin, block);
+      const Real* row = wide.at(line, rows);
+      top_rows(row, rows, classes, wide.end(), wanted_margin, block);
       const uint64_t faulty = block.faulty & first_bits(rows);
       const uint64_t near = block.near_ties & first_bits(rows) & ~faulty;
       count_faults(row, classes, faulty, faults);
@@ -189,13 +231,13 @@ void count_votes_cpu(const Real* logits, int64_t batch, int64_t draws, int64_t c
   });
 }
 
-template <class Real>
-void count_votes_and_scores_cpu(const Real* logits, const int64_t* classes, int64_t batch,
+template <class Stored>
+void count_votes_and_scores_cpu(const Stored* logits, const int64_t* classes, int64_t batch,
                                 int64_t draws, int64_t num_classes, int64_t bins, double margin,
                                 int64_t* counts, uint8_t* near_ties, int64_t* histogram,
                                 int64_t* score_sums, int64_t* faults, int threads, SimdPath path) {
+  using Real = WideOf<Stored>;
   const ScoreRows<Real> score_rows = score_function<Real>(path, num_classes);
-  const Real* end = logits + batch * draws * num_classes;
   const Real real_margin = static_cast<Real>(margin);
   const Real* wanted_margin = near_ties != nullptr ? &real_margin : nullptr;
   parallel_for(batch * draws, grain_rows(num_classes), threads, [&](int64_t first, int64_t last) {
@@ -203,17 +245,18 @@ void count_votes_and_scores_cpu(const Real* logits, const int64_t* classes, int6
     SampleWords sample_counts(counts, num_classes, piece);
     SampleWords sample_histogram(histogram, bins, piece);
     SampleWords sample_sums(score_sums, 2, piece);
+    WideRows<Stored> wide(logits, batch * draws, num_classes);
     RowBlock block;
     int64_t chosen[kBlockRows];
     piece.for_each_block([&](int64_t line, int64_t rows) {
-      const Real* row = logits + line * num_classes;
+      const Real* row = wide.at(line, rows);
       if (classes != nullptr) {
         piece.for_each_sample(line, rows, [&](int64_t b, int64_t from, int64_t to) {
           std::fill(chosen + from, chosen + to, classes[b]);
         });
       }
-      score_rows(row, rows, num_classes, end, classes != nullptr ? chosen : nullptr, wanted_margin,
-                 block);
+      score_rows(row, rows, num_classes, wide.end(), classes != nullptr ? chosen : nullptr,
+                 wanted_margin, block);
       const uint64_t faulty = block.faulty & first_bits(rows);
       const uint64_t near = block.near_ties & first_bits(rows) & ~faulty;
       count_faults(row, num_classes, faulty, faults);
@@ -240,8 +283,8 @@ void count_votes_and_scores_cpu(const Real* logits, const int64_t* classes, int6
   });
 }
 
-template <class Real>
-void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t batch, int64_t draws,
+template <class Stored>
+void score_histogram_cpu(const Stored* logits, const int64_t* classes, int64_t batch, int64_t draws,
                          int64_t num_classes, int64_t bins, int64_t* histogram, int64_t* score_sums,
                          int64_t* faults, int threads, SimdPath path) {
   count_votes_and_scores_cpu(logits, classes, batch, draws, num_classes, bins, 0.0,
@@ -249,19 +292,19 @@ void score_histogram_cpu(const Real* logits, const int64_t* classes, int64_t bat
                              histogram, score_sums, faults, threads, path);
 }
 
-template void count_votes_cpu(const float*, int64_t, int64_t, int64_t, double, int64_t*, uint8_t*,
-                              int64_t*, int, SimdPath);
-template void count_votes_cpu(const double*, int64_t, int64_t, int64_t, double, int64_t*, uint8_t*,
-                              int64_t*, int, SimdPath);
-template void score_histogram_cpu(const float*, const int64_t*, int64_t, int64_t, int64_t, int64_t,
-                                  int64_t*, int64_t*, int64_t*, int, SimdPath);
-template void score_histogram_cpu(const double*, const int64_t*, int64_t, int64_t, int64_t, int64_t,
-                                  int64_t*, int64_t*, int64_t*, int, SimdPath);
-template void count_votes_and_scores_cpu(const float*, const int64_t*, int64_t, int64_t, int64_t,
-                                         int64_t, double, int64_t*, uint8_t*, int64_t*, int64_t*,
-                                         int64_t*, int, SimdPath);
-template void count_votes_and_scores_cpu(const double*, const int64_t*, int64_t, int64_t, int64_t,
-                                         int64_t, double, int64_t*, uint8_t*, int64_t*, int64_t*,
-                                         int64_t*, int, SimdPath);
+#define CERTCAL_INSTANTIATE(Stored)                                                                \
+  template void count_votes_cpu(const Stored*, int64_t, int64_t, int64_t, double, int64_t*,        \
+                                uint8_t*, int64_t*, int, SimdPath);                                \
+  template void score_histogram_cpu(const Stored*, const int64_t*, int64_t, int64_t, int64_t,      \
+                                    int64_t, int64_t*, int64_t*, int64_t*, int, SimdPath);         \
+  template void count_votes_and_scores_cpu(const Stored*, const int64_t*, int64_t, int64_t,        \
+                                           int64_t, int64_t, double, int64_t*, uint8_t*, int64_t*, \
+                                           int64_t*, int64_t*, int, SimdPath);
+
+CERTCAL_INSTANTIATE(float)
+CERTCAL_INSTANTIATE(double)
+CERTCAL_INSTANTIATE(Float16)
+CERTCAL_INSTANTIATE(BFloat16)
+#undef CERTCAL_INSTANTIATE
 
 }  // namespace certcal

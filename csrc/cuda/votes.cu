@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "../core/fixed_point.hpp"
+#include "../core/half.hpp"
 #include "../core/softmax.hpp"
 #include "../core/votes.hpp"
 #include "launch.hpp"
@@ -48,12 +49,14 @@ struct RowScan {
 };
 
 // What kLanes threads find in one row; each of them gets the whole answer. classes == 0 for a thread without a row.
-template <int kLanes, class Real>
-__device__ RowScan<Real> scan_row(const Real* __restrict__ row, int64_t classes, int lane) {
+template <int kLanes, class Stored>
+__device__ RowScan<WideOf<Stored>> scan_row(const Stored* __restrict__ row, int64_t classes,
+                                            int lane) {
+  using Real = WideOf<Stored>;
   RowScan<Real> scan;
 #pragma unroll 4
   for (int64_t k = lane; k < classes; k += kLanes) {
-    const Real x = row[k];
+    const Real x = widened(row[k]);
     scan.has_nan |= x != x;
     scan.has_non_finite |= !is_finite(x);
     scan.top.see(x, k);
@@ -74,8 +77,8 @@ __device__ RowScan<Real> scan_row(const Real* __restrict__ row, int64_t classes,
 
 // Calls vote(row index, row, top, votes, lane) with all threads of the block, pass after pass, and counts the rows with
 // NaN or infinity. votes: whether this thread has a row, and the row can vote.
-template <int kLanes, class Real, class Vote>
-__device__ void scan_tile(const Tile& tile, const Real* __restrict__ logits, int64_t classes,
+template <int kLanes, class Stored, class Vote>
+__device__ void scan_tile(const Tile& tile, const Stored* __restrict__ logits, int64_t classes,
                           int64_t* faults, const Vote& vote) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   int64_t nan_rows = 0;
@@ -85,8 +88,8 @@ __device__ void scan_tile(const Tile& tile, const Real* __restrict__ logits, int
        first += Tiling<kLanes>::kRowsPerPass) {
     const int64_t line = first + static_cast<int>(threadIdx.x) / kLanes;
     const bool active = line < tile.last_row;
-    const Real* row = logits + (active ? line : 0) * classes;
-    const RowScan<Real> scan = scan_row<kLanes>(row, active ? classes : 0, lane);
+    const Stored* row = logits + (active ? line : 0) * classes;
+    const RowScan<WideOf<Stored>> scan = scan_row<kLanes>(row, active ? classes : 0, lane);
     const bool faulty = active && scan.has_non_finite;
     const bool votes = active && !scan.has_non_finite;
     nan_rows += faulty && scan.has_nan ? 1 : 0;
@@ -99,10 +102,10 @@ __device__ void scan_tile(const Tile& tile, const Real* __restrict__ logits, int
   }
 }
 
-template <int kLanes, class Real>
+template <int kLanes, class Stored>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
-    count_votes_kernel(const Real* __restrict__ logits, int64_t rows, int64_t draws,
-                       int64_t classes, Real margin, int64_t* counts, uint8_t* near_ties,
+    count_votes_kernel(const Stored* __restrict__ logits, int64_t rows, int64_t draws,
+                       int64_t classes, WideOf<Stored> margin, int64_t* counts, uint8_t* near_ties,
                        int64_t* faults) {
   __shared__ SharedCount shared_counts[kSharedCounts];
   const int64_t tiles = ceil_div(rows, Tiling<kLanes>::kRowsPerTile);
@@ -111,8 +114,8 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     const auto words = words_of(tile, classes, shared_counts, kSharedCounts, counts);
     words.clear();
     __syncthreads();
-    const auto vote = [&](int64_t line, const Real*, const TopTwo<Real>& top, bool votes,
-                          int lane) {
+    const auto vote = [&](int64_t line, const Stored*, const TopTwo<WideOf<Stored>>& top,
+                          bool votes, int lane) {
       if (!votes || lane != 0) return;
       if (near_ties != nullptr && top.is_near_tie(margin)) {
         near_ties[line] = 1;
@@ -133,12 +136,12 @@ __device__ uint64_t units_of(Real logit, Real best) {
 }
 
 // Votes and scores in one pass over the tile; without votes where `votes` is null.
-template <int kLanes, class Real>
+template <int kLanes, class Stored>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
-    score_histogram_kernel(const Real* __restrict__ logits, const int64_t* __restrict__ classes,
+    score_histogram_kernel(const Stored* __restrict__ logits, const int64_t* __restrict__ classes,
                            int64_t rows, int64_t draws, int64_t num_classes, int64_t bins,
-                           Real margin, int64_t* votes, uint8_t* near_ties, int64_t* histogram,
-                           int64_t* score_sums, int64_t* faults) {
+                           WideOf<Stored> margin, int64_t* votes, uint8_t* near_ties,
+                           int64_t* histogram, int64_t* score_sums, int64_t* faults) {
   __shared__ SharedCount shared_counts[kSharedCounts];
   __shared__ SharedSum shared_sums[kSharedSums];
   const int64_t tiles = ceil_div(rows, Tiling<kLanes>::kRowsPerTile);
@@ -154,11 +157,12 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     sums.clear();
     tops.clear();
     __syncthreads();
-    const auto vote = [&](int64_t line, const Real* row, const TopTwo<Real>& top, bool may_vote,
-                          int lane) {
+    const auto vote = [&](int64_t line, const Stored* row, const TopTwo<WideOf<Stored>>& top,
+                          bool may_vote, int lane) {
       uint64_t sum = 0;
       if (may_vote) {
-        for (int64_t k = lane; k < num_classes; k += kLanes) sum += units_of(row[k], top.best);
+        for (int64_t k = lane; k < num_classes; k += kLanes)
+          sum += units_of(widened(row[k]), top.best);
       }
       for (int step = kLanes / 2; step > 0; step /= 2) {
         sum += __shfl_xor_sync(kFullWarp, sum, step);
@@ -172,7 +176,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
         tops.add(sample * num_classes + top.best_class, 1);
       }
       const int64_t chosen = classes != nullptr ? classes[b] : top.best_class;
-      const double score = score_of(units_of(row[chosen], top.best), sum);
+      const double score = score_of(units_of(widened(row[chosen]), top.best), sum);
       counts.add(sample * bins + score_bin(score, static_cast<int>(bins)), 1);
       const int64_t q = fixed_floor(score);
       sums.add(sample * 2, q >> kLowBits);
@@ -202,61 +206,62 @@ int64_t tiles_for(int lanes, int64_t rows) {
 
 }  // namespace
 
-template <class Real>
-cudaError_t launch_count_votes(const Real* logits, int64_t batch, int64_t draws, int64_t classes,
+template <class Stored>
+cudaError_t launch_count_votes(const Stored* logits, int64_t batch, int64_t draws, int64_t classes,
                                double margin, int64_t* counts, uint8_t* near_ties, int64_t* faults,
                                cudaStream_t stream) {
   if (batch <= 0 || draws <= 0 || classes <= 0) return cudaSuccess;
   const int64_t rows = batch * draws;
   const int lanes = lanes_for(classes);
-  const auto kernel = lanes == 1   ? count_votes_kernel<1, Real>
-                      : lanes == 8 ? count_votes_kernel<8, Real>
-                                   : count_votes_kernel<kWarpThreads, Real>;
+  const auto kernel = lanes == 1   ? count_votes_kernel<1, Stored>
+                      : lanes == 8 ? count_votes_kernel<8, Stored>
+                                   : count_votes_kernel<kWarpThreads, Stored>;
   return launch(kernel, tiles_for(lanes, rows), 0, stream, logits, rows, draws, classes,
-                static_cast<Real>(margin), counts, near_ties, faults);
+                static_cast<WideOf<Stored>>(margin), counts, near_ties, faults);
 }
 
-template <class Real>
-cudaError_t launch_count_votes_and_scores(const Real* logits, const int64_t* classes, int64_t batch,
-                                          int64_t draws, int64_t num_classes, int64_t bins,
-                                          double margin, int64_t* counts, uint8_t* near_ties,
-                                          int64_t* histogram, int64_t* score_sums, int64_t* faults,
+template <class Stored>
+cudaError_t launch_count_votes_and_scores(const Stored* logits, const int64_t* classes,
+                                          int64_t batch, int64_t draws, int64_t num_classes,
+                                          int64_t bins, double margin, int64_t* counts,
+                                          uint8_t* near_ties, int64_t* histogram,
+                                          int64_t* score_sums, int64_t* faults,
                                           cudaStream_t stream) {
   if (batch <= 0 || draws <= 0 || num_classes <= 0 || bins <= 0) return cudaSuccess;
   const int64_t rows = batch * draws;
   const int lanes = lanes_for(num_classes);
-  const auto kernel = lanes == 1   ? score_histogram_kernel<1, Real>
-                      : lanes == 8 ? score_histogram_kernel<8, Real>
-                                   : score_histogram_kernel<kWarpThreads, Real>;
+  const auto kernel = lanes == 1   ? score_histogram_kernel<1, Stored>
+                      : lanes == 8 ? score_histogram_kernel<8, Stored>
+                                   : score_histogram_kernel<kWarpThreads, Stored>;
   return launch(kernel, tiles_for(lanes, rows), 0, stream, logits, classes, rows, draws,
-                num_classes, bins, static_cast<Real>(margin), counts, near_ties, histogram,
-                score_sums, faults);
+                num_classes, bins, static_cast<WideOf<Stored>>(margin), counts, near_ties,
+                histogram, score_sums, faults);
 }
 
-template <class Real>
-cudaError_t launch_score_histogram(const Real* logits, const int64_t* classes, int64_t batch,
+template <class Stored>
+cudaError_t launch_score_histogram(const Stored* logits, const int64_t* classes, int64_t batch,
                                    int64_t draws, int64_t num_classes, int64_t bins,
                                    int64_t* histogram, int64_t* score_sums, int64_t* faults,
                                    cudaStream_t stream) {
-  return launch_count_votes_and_scores<Real>(logits, classes, batch, draws, num_classes, bins, 0.0,
-                                             nullptr, nullptr, histogram, score_sums, faults,
-                                             stream);
+  return launch_count_votes_and_scores<Stored>(logits, classes, batch, draws, num_classes, bins,
+                                               0.0, nullptr, nullptr, histogram, score_sums, faults,
+                                               stream);
 }
 
-template cudaError_t launch_count_votes(const float*, int64_t, int64_t, int64_t, double, int64_t*,
-                                        uint8_t*, int64_t*, cudaStream_t);
-template cudaError_t launch_count_votes(const double*, int64_t, int64_t, int64_t, double, int64_t*,
-                                        uint8_t*, int64_t*, cudaStream_t);
-template cudaError_t launch_score_histogram(const float*, const int64_t*, int64_t, int64_t, int64_t,
-                                            int64_t, int64_t*, int64_t*, int64_t*, cudaStream_t);
-template cudaError_t launch_score_histogram(const double*, const int64_t*, int64_t, int64_t,
-                                            int64_t, int64_t, int64_t*, int64_t*, int64_t*,
-                                            cudaStream_t);
-template cudaError_t launch_count_votes_and_scores(const float*, const int64_t*, int64_t, int64_t,
-                                                   int64_t, int64_t, double, int64_t*, uint8_t*,
-                                                   int64_t*, int64_t*, int64_t*, cudaStream_t);
-template cudaError_t launch_count_votes_and_scores(const double*, const int64_t*, int64_t, int64_t,
-                                                   int64_t, int64_t, double, int64_t*, uint8_t*,
-                                                   int64_t*, int64_t*, int64_t*, cudaStream_t);
+#define CERTCAL_INSTANTIATE(Stored)                                                            \
+  template cudaError_t launch_count_votes(const Stored*, int64_t, int64_t, int64_t, double,    \
+                                          int64_t*, uint8_t*, int64_t*, cudaStream_t);         \
+  template cudaError_t launch_score_histogram(const Stored*, const int64_t*, int64_t, int64_t, \
+                                              int64_t, int64_t, int64_t*, int64_t*, int64_t*,  \
+                                              cudaStream_t);                                   \
+  template cudaError_t launch_count_votes_and_scores(                                          \
+      const Stored*, const int64_t*, int64_t, int64_t, int64_t, int64_t, double, int64_t*,     \
+      uint8_t*, int64_t*, int64_t*, int64_t*, cudaStream_t);
+
+CERTCAL_INSTANTIATE(float)
+CERTCAL_INSTANTIATE(double)
+CERTCAL_INSTANTIATE(Float16)
+CERTCAL_INSTANTIATE(BFloat16)
+#undef CERTCAL_INSTANTIATE
 
 }  // namespace certcal

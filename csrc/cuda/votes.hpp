@@ -9,20 +9,20 @@
 namespace certcal {
 
 // All pointers are device pointers; outputs are added to. Checks the launch and returns its error; does not allocate and
-// does not synchronise. Real is float or double.
+// does not synchronise. Stored is float, double, Float16 or BFloat16.
 //
 // margin goes by value, and a captured launch keeps it: it is one number for a run of the sampling loop, known after the
 // first pass. A graph is captured after that, and again for a run with another margin.
-template <class Real>
-cudaError_t launch_count_votes(const Real* logits,  // (batch, draws, classes)
+template <class Stored>
+cudaError_t launch_count_votes(const Stored* logits,  // (batch, draws, classes)
                                int64_t batch, int64_t draws, int64_t classes, double margin,
                                int64_t* counts,     // (batch, classes)
                                uint8_t* near_ties,  // (batch, draws) or null
                                int64_t* faults,     // (kFaultWords,)
                                cudaStream_t stream);
 
-template <class Real>
-cudaError_t launch_score_histogram(const Real* logits,      // (batch, draws, num_classes)
+template <class Stored>
+cudaError_t launch_score_histogram(const Stored* logits,    // (batch, draws, num_classes)
                                    const int64_t* classes,  // (batch,) or null
                                    int64_t batch, int64_t draws, int64_t num_classes, int64_t bins,
                                    int64_t* histogram,   // (batch, bins)
@@ -31,11 +31,12 @@ cudaError_t launch_score_histogram(const Real* logits,      // (batch, draws, nu
                                    cudaStream_t stream);
 
 // Both in one pass: see cpu/votes.hpp. counts and near_ties may be null.
-template <class Real>
-cudaError_t launch_count_votes_and_scores(const Real* logits, const int64_t* classes, int64_t batch,
-                                          int64_t draws, int64_t num_classes, int64_t bins,
-                                          double margin, int64_t* counts, uint8_t* near_ties,
-                                          int64_t* histogram, int64_t* score_sums, int64_t* faults,
+template <class Stored>
+cudaError_t launch_count_votes_and_scores(const Stored* logits, const int64_t* classes,
+                                          int64_t batch, int64_t draws, int64_t num_classes,
+                                          int64_t bins, double margin, int64_t* counts,
+                                          uint8_t* near_ties, int64_t* histogram,
+                                          int64_t* score_sums, int64_t* faults,
                                           cudaStream_t stream);
 
 }  // namespace certcal

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "../cpu/certify.hpp"
@@ -67,6 +68,21 @@ std::vector<Real> random_logits(Random& random, int64_t rows, int64_t classes) {
   return logits;
 }
 
+// The same in the type that they are stored in.
+template <class Stored>
+std::vector<Stored> stored_logits(Random& random, int64_t rows, int64_t classes) {
+  if constexpr (std::is_same_v<Stored, WideOf<Stored>>) {
+    return random_logits<Stored>(random, rows, classes);
+  } else {
+    std::vector<Stored> stored;
+    for (const float x : random_logits<float>(random, rows, classes)) {
+      stored.emplace_back();
+      round_to(x, stored.back());
+    }
+    return stored;
+  }
+}
+
 struct RowShape {
   int64_t batch, draws, classes;
 };
@@ -79,7 +95,7 @@ const std::vector<RowShape> kRowShapes = {{0, 5, 3},     {5, 0, 3},    {1, 1, 1}
 
 template <class Real>
 void check_votes(const RowShape& s, Random& random) {
-  const auto logits = random_logits<Real>(random, s.batch * s.draws, s.classes);
+  const auto logits = stored_logits<Real>(random, s.batch * s.draws, s.classes);
   for (const bool marks : {false, true}) {
     std::vector<int64_t> counts(static_cast<size_t>(s.batch * s.classes), 3), faults = {1, 2};
     std::vector<uint8_t> near_ties(static_cast<size_t>(s.batch * s.draws), 0);
@@ -107,7 +123,7 @@ void check_votes(const RowShape& s, Random& random) {
 // The scores alone, and beside the votes.
 template <class Real>
 void check_scores(const RowShape& s, int64_t bins, Random& random) {
-  const auto logits = random_logits<Real>(random, s.batch * s.draws, s.classes);
+  const auto logits = stored_logits<Real>(random, s.batch * s.draws, s.classes);
   std::vector<int64_t> chosen;
   for (int64_t b = 0; b < s.batch; ++b) chosen.push_back(random.below(s.classes));
   struct Words {
@@ -239,7 +255,8 @@ TEST_CASE_TEMPLATE("an offset in memory moves the draws as first_draw does", Val
   }
 }
 
-TEST_CASE_TEMPLATE("count_votes_kernel gives the counts of count_votes_cpu", Real, float, double) {
+TEST_CASE_TEMPLATE("count_votes_kernel gives the counts of count_votes_cpu", Real, float, double,
+                   Float16, BFloat16) {
   Random random(31);
   for (const RowShape& shape : kRowShapes) {
     CAPTURE(shape.batch);
@@ -250,7 +267,7 @@ TEST_CASE_TEMPLATE("count_votes_kernel gives the counts of count_votes_cpu", Rea
 }
 
 TEST_CASE_TEMPLATE("score_histogram_kernel gives the histogram of score_histogram_cpu", Real, float,
-                   double) {
+                   double, Float16, BFloat16) {
   Random random(32);
   for (const RowShape& shape : kRowShapes) {
     CAPTURE(shape.batch);
