@@ -353,7 +353,11 @@ def test_a_model_that_gives_probabilities() -> None:
         ({"images": data()[0].double()}, TypeError, "images: expected float32, got float64"),
         ({"images": (data()[0] * 9).byte()}, TypeError, "divide uint8 images by 255"),
         ({"images": "x"}, TypeError, "images: expected a tensor, got str"),
-        ({"images": data()[0][:0], "labels": data()[1][:0]}, ValueError, "images: expected shape"),
+        (
+            {"images": data()[0][:0], "labels": data()[1][:0]},
+            ValueError,
+            "images: expected at least one",
+        ),
         ({"labels": data()[1][:5]}, ValueError, "labels: expected 70 entries"),
         ({"labels": data()[1].double()}, TypeError, "labels: expected whole numbers"),
         (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -144,6 +145,7 @@ def train(
             _signals(path is not None) as stopped,
         ):
             run.go(path, checkpoint_every, record, report, stopped)
+        run.part()
     return run.result()
 
 
@@ -188,6 +190,12 @@ class _Run:
         return torch.nn.parallel.DistributedDataParallel(
             self.model, device_ids=[self.device] if on_gpu else None
         )
+
+    def part(self) -> None:
+        """Lets go of the wrapper that sums gradients, whose threads must end before the process group does."""
+        if self.forward is not self.model:
+            self.forward = self.model
+            gc.collect()
 
     @property
     def steps_done(self) -> int:
