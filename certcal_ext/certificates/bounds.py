@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext.certificates.validity import failing_intervals, population_mean, population_share
-from certcal_ext.certificates.worst_cases import Choices, Metric, Samples
+from certcal_ext.certificates.worst_cases import Choices, Metric, Samples, accepted
 
 SCOPES = ("certified", "all")
 JOINT_METHODS = ("best", "binomial", "union")
@@ -133,7 +133,7 @@ class Source:
         correct: (N,) uint8.
         confidence: (N,) point estimates, nan where there is none; None where there are none at all.
         alpha: failure probability of a row's interval; None for another verifier's intervals.
-        factor: by which a row's whole statement may fail more often (see ``evidence.row_alpha``).
+        factor: by which a row's whole statement may fail more often (see ``evidence.row_factor``).
     """
 
     rows: Callable[[float], RowBounds]
@@ -195,14 +195,8 @@ def metric_curve(
             )
         if union is None and joint == "best":  # nothing to share delta with
             risk, failures = delta, failing_intervals(total, alpha, delta)
-    columns: dict[str, list[Any]] = {
-        "samples": [],
-        "plain": [],
-        "worst": [],
-        "joint": [],
-        "method": [],
-    }
-    columns["population"] = []
+    names = ("samples", "plain", "worst", "joint", "method", "population")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     for radius in radii:
         rows = source.rows(float(radius))
         samples = _samples(source, rows, rows.certified, scope)
@@ -281,11 +275,9 @@ def _population(
         risk = delta / 2
         alpha = min(1.0, alpha / max(population_share(len(samples), total, delta / 2), 1e-300))
     if metric.name == "selective_risk":
-        right = samples.correct != 0
-        stay = int(np.count_nonzero(right & (samples.lower >= choices.threshold)))
-        wrong = int(np.count_nonzero(~right & (samples.upper >= choices.threshold)))
+        stay, wrong = accepted(samples, choices)
         n = len(samples)
-        most_wrong = 1.0 - population_share(n - wrong - samples.gap.size, n, risk / 2) + alpha
+        most_wrong = 1.0 - population_share(n - wrong, n, risk / 2) + alpha
         least_right = max(population_share(stay, n, risk / 2) - alpha, 0.0)
         return min(1.0, most_wrong / (most_wrong + least_right) * (1.0 + 1e-12))
     assert metric.terms is not None

@@ -24,7 +24,7 @@ from certcal_ext.certificates.bounds import (
 )
 from certcal_ext.certificates.class_bounds import classwise_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
-from certcal_ext.certificates.evidence import ends_at_level, row_factor
+from certcal_ext.certificates.evidence import row_factor
 from certcal_ext.certificates.guarantee import Guarantee, shifts
 from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
@@ -412,9 +412,8 @@ class Certificates(CertificateMakers):
                 confidence[known] = self.recalibration(confidence[known])
 
         def at_level(alpha: float) -> Any:
-            if alpha < _check.LEAST_ALPHA or ends_at_level(self.table, made, alpha) is None:
-                return None
-            return Guarantee(self.table, made, alpha).rows
+            other = Guarantee.at_level(self.table, made, alpha)
+            return None if other is None else other.rows
 
         return Source(
             rows=self._guarantee.rows,

@@ -42,22 +42,29 @@ class Guarantee:
     Args:
         table: certificates, validated.
         provenance: theirs.
-        alpha: the failure probability of a row at which to evaluate; None takes the table as it stands.
-
-    Raises:
-        ValueError: ``alpha`` is given and the table does not hold the draws.
+        alpha: the failure probability of a row that ``ends`` hold at; None: as the table says.
+        ends: the unperturbed bounds; None takes the table's.
     """
 
-    def __init__(self, table: pa.Table, provenance: Provenance, alpha: float | None = None) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        provenance: Provenance,
+        alpha: float | None = None,
+        ends: Ends | None = None,
+    ) -> None:
         self._table = table
         self._made = provenance
         self._alpha = provenance.alpha if alpha is None else alpha
-        ends = None if alpha is None else ends_at_level(table, provenance, alpha)
-        if ends is None:
-            if alpha is not None:
-                raise ValueError("alpha: expected certificates that hold their draws")
-            ends = Ends(*(self._column(name) for name in _END_COLUMNS))
-        self._ends = ends
+        self._ends = Ends(*map(self._column, _END_COLUMNS)) if ends is None else ends
+
+    @classmethod
+    def at_level(cls, table: pa.Table, provenance: Provenance, alpha: float) -> Guarantee | None:
+        """The same rows at another alpha; None where the draws are not there, or the level is too small to evaluate."""
+        if alpha < _check.LEAST_ALPHA:
+            return None
+        ends = ends_at_level(table, provenance, alpha)
+        return None if ends is None else cls(table, provenance, alpha, ends)
 
     @property
     def smoothed(self) -> bool:
@@ -101,16 +108,7 @@ class Guarantee:
 
     def intervals(self, rows: NDArray[np.bool_], radius: float) -> Interval:
         """The confidence intervals of the chosen rows under attack, after recalibration; rounded outward."""
-        if not self.smoothed:
-            ends = Interval(self._ends.lower[rows], self._ends.upper[rows])
-        elif self._band is not None:
-            every = self._band.at(self.shift(radius))
-            ends = Interval(every.lower[rows], every.upper[rows])
-        else:
-            ends = shifted_intervals(self.groups, rows, self.shift(radius))
-        if self.recalibration is None:
-            return ends
-        return self.recalibration.image(ends.lower, ends.upper)
+        return self._recalibrated(self._raw(rows, radius))
 
     def shift(self, radius: float) -> float:
         """Radius over sigma, rounded up: one rounded to nearest could certify a little too much."""
@@ -140,33 +138,33 @@ class Guarantee:
         """Every row, the uncertified ones too."""
         certified = self.certified(radius)
         everyone = np.ones(certified.size, np.bool_)
-        lower, upper = self.intervals(everyone, radius)
+        raw = self._raw(everyone, radius)
         correct = numbers(self._table, "correct")
         gap = None
         if correct is not None:
-            other = self._others
-            ends = Interval(lower, upper)
-            if other is None and selected_by_estimation(self._made):
-                ends = Interval(np.zeros_like(lower), np.ones_like(upper))  # nothing is known
-            elif other is not None:
-                ends = other._raw(radius)
-            elif self.recalibration is not None:
-                ends = self._raw(radius)
+            ends = raw
+            if selected_by_estimation(self._made):
+                other = self._others
+                nothing = Interval(np.zeros(certified.size), np.ones(certified.size))
+                ends = nothing if other is None else other._raw(everyone, radius)
             gap = largest_gap(
                 correct.view(np.uint8), *ends, self._image, top=self._made.kind != "scores"
             )
             missing = self._table.column("predicted").fill_null(0).to_numpy() == -1
             gap = np.where(missing, 1.0, gap)
-        return RowBounds(radius, certified, lower, upper, gap)
+        return RowBounds(radius, certified, *self._recalibrated(raw), gap)
 
-    def _raw(self, radius: float) -> Interval:
-        """Intervals of all rows before recalibration."""
-        everyone = np.ones(self._table.num_rows, np.bool_)
+    def _raw(self, rows: NDArray[np.bool_], radius: float) -> Interval:
+        """Intervals of the chosen rows before recalibration."""
         if not self.smoothed:
-            return Interval(self._ends.lower, self._ends.upper)
+            return Interval(self._ends.lower[rows], self._ends.upper[rows])
         if self._band is not None:
-            return self._band.at(self.shift(radius))
-        return shifted_intervals(self.groups, everyone, self.shift(radius))
+            every = self._band.at(self.shift(radius))
+            return Interval(every.lower[rows], every.upper[rows])
+        return shifted_intervals(self.groups, rows, self.shift(radius))
+
+    def _recalibrated(self, ends: Interval) -> Interval:
+        return ends if self.recalibration is None else self.recalibration.image(*ends)
 
     def _image(self, values: Floats) -> tuple[Floats, Floats]:
         if self.recalibration is None:
@@ -179,8 +177,7 @@ class Guarantee:
         classes = self._made.num_classes
         if not selected_by_estimation(self._made) or classes is None or self._alpha is None:
             return None
-        level = self._alpha / classes
-        return None if level < _check.LEAST_ALPHA else Guarantee(self._table, self._made, level)
+        return Guarantee.at_level(self._table, self._made, self._alpha / classes)
 
     @cached_property
     def _band(self) -> ScoreBand | None:

@@ -189,12 +189,17 @@ def _mce_failed(samples: Samples, choices: Choices, k: int) -> float:
     return 1.0 if k else _mce_worst(samples, choices)
 
 
-def _risk_failed(samples: Samples, choices: Choices, k: int) -> float:
-    """Wrong among accepted at worst; a failed sample is accepted and wrong, first those that were accepted and right."""
+def accepted(samples: Samples, choices: Choices) -> tuple[int, int]:
+    """How many right samples no attack can get rejected, and how many wrong ones one can get accepted."""
     right = samples.correct != 0
     stay = int(np.count_nonzero(right & (samples.lower >= choices.threshold)))
     wrong = int(np.count_nonzero(~right & (samples.upper >= choices.threshold)))
-    wrong += samples.gap.size
+    return stay, wrong + samples.gap.size
+
+
+def _risk_failed(samples: Samples, choices: Choices, k: int) -> float:
+    """Wrong among accepted at worst; a failed sample is accepted and wrong, first those that were accepted and right."""
+    stay, wrong = accepted(samples, choices)
     wrong, stay = min(wrong + k, len(samples)), max(stay - k, 0)
     return 0.0 if not wrong else min(1.0, raised(wrong / (wrong + stay)))
 

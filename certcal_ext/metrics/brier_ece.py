@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check, _threads
 from certcal_ext._load import core
+from certcal_ext._rounding import rounded_up
 from certcal_ext.metrics.ece_table import FRACTION_BITS, LOW_BITS, CertifiedEce, EceTable
 
 __all__ = [
@@ -31,9 +32,7 @@ __all__ = [
 
 def mean_rounded_up(high: int, low: int, rows: int) -> float:
     """The smallest float64 at or above ``(high * 2^26 + low) / 2^52 / rows``, at most 1."""
-    exact = Fraction((int(high) << LOW_BITS) + int(low), rows << FRACTION_BITS)
-    nearest = float(exact)
-    return min(1.0, float(np.nextafter(nearest, 2.0)) if Fraction(nearest) < exact else nearest)
+    return min(1.0, rounded_up(Fraction((int(high) << LOW_BITS) + int(low), rows << FRACTION_BITS)))
 
 
 @dataclass(frozen=True)
