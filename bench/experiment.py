@@ -210,7 +210,12 @@ def on_data(plan: Plan, data: DataPlan, options: argparse.Namespace) -> dict[str
     return {
         "sigma": data.sigma,
         "model": data.model,
-        "images": {"training": data.training, "validation": data.validation, "test": data.test},
+        "images": {
+            "training": data.training,
+            "validation": data.validation,
+            "test": data.test,
+            "test_skip": data.test_skip,
+        },
         "draws": {"n0": data.n0, "n": data.n, "validation_n": data.validation_n},
         "radii": list(data.radii),
         "choice": choice,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -88,12 +89,17 @@ class Part:
 
 
 @cache
-def images_of(name: str, training: int, validation: int, test: int) -> dict[str, Part]:
-    """The three parts of a data set; no image is in two of them."""
+def images_of(name: str, training: int, validation: int, test: int, skip: int) -> dict[str, Part]:
+    """The three parts of a data set; no image is in two of them.
+
+    The test images begin after ``skip`` images of Fashion-MNIST's test file, or of the digits in a fixed random order,
+    in which what was left out goes to the training images.
+    """
     if name == "digits":
         images, labels = load_digits()
         order = np.random.Generator(np.random.PCG64(0)).permutation(len(images))
-        rows = np.split(order[: training + validation + test], [test, test + validation])
+        order = np.roll(order, -skip)[: training + validation + test]
+        rows = np.split(order, [test, test + validation])
         parts = [Part(images[part], labels[part], part) for part in map(np.sort, rows)]
         found = dict(zip(("test", "validation", "train"), parts, strict=True))
     elif name == "fashion-mnist":
@@ -104,8 +110,8 @@ def images_of(name: str, training: int, validation: int, test: int) -> dict[str,
         files = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
         cuts = {"train": ("train", 0, training), "validation": ("train", training, validation)}
         found = {}
-        for part, (file, skip, limit) in (cuts | {"test": ("test", 0, test)}).items():
-            held = load_images(folder / files[file], skip=skip, limit=limit)
+        for part, (file, first, limit) in (cuts | {"test": ("test", skip, test)}).items():
+            held = load_images(folder / files[file], skip=first, limit=limit)
             found[part] = Part(held.images, held.labels, held.ids)
     else:
         raise ValueError(f"datasets: expected fashion-mnist or digits, got {name!r}")
@@ -129,9 +135,10 @@ def do(job: Job) -> None:
 
 
 def _train(job: Job) -> None:
-    data = images_of(job.data.name, job.data.training, job.data.validation, job.data.test)["train"]
+    data = images_of(job.data.name, *job.data.sizes)["train"]
     torch.manual_seed(job.seed)
     model = load_model(job.data.model, job.start()).to(local_device(job.device))
+    resumed, started = job.weights.is_file(), time.process_time()
     result = train(
         model,
         data.images,
@@ -140,7 +147,7 @@ def _train(job: Job) -> None:
         job.data.training_settings(job.run, job.seed),
         sample_ids=data.ids,
         checkpoint=job.weights,
-        resume=job.weights.is_file(),
+        resume=resumed,
         log=job.weights.with_suffix(".jsonl"),
     )
     _write(
@@ -151,6 +158,7 @@ def _train(job: Job) -> None:
             "device": str(local_device(job.device)),
             "steps": result.steps,
             "seconds": result.seconds,
+            "cpu_seconds": None if resumed else time.process_time() - started,
             "seconds_inside": result.seconds_inside,
             "last_epoch": result.history[-1],
         },
@@ -188,7 +196,7 @@ def check_unchanged(job: Job) -> None:
 
 
 def _certify(job: Job) -> None:
-    data = images_of(job.data.name, job.data.training, job.data.validation, job.data.test)[job.kind]
+    data = images_of(job.data.name, *job.data.sizes)[job.kind]
     validation = job.kind == "validation"
     model = load_model(job.data.model, job.weights).to(local_device(job.device))
     smooth = cc.SmoothedClassifier(

@@ -51,6 +51,7 @@ class DataPlan:
         model: module:factory.
         sigma: of training and certification.
         training, validation, test: numbers of images.
+        test_skip: images left out before the first test image; those that earlier choices have seen.
         radii: l2 radii of the tables.
         n0, n: draws an image of the test set.
         validation_n: draws that estimate, an image of the validation set.
@@ -65,6 +66,7 @@ class DataPlan:
     training: int
     validation: int
     test: int
+    test_skip: int
     radii: tuple[float, ...]
     n0: int
     n: int
@@ -72,6 +74,10 @@ class DataPlan:
     batch_size: int
     settings: dict[str, Any]
     runs: tuple[Run, ...]
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self.training, self.validation, self.test, self.test_skip
 
     def run(self, name: str) -> Run:
         return next(run for run in self.runs if run.name == name)
@@ -162,7 +168,9 @@ def _count(run: Run) -> int:
 
 def _data(name: str, table: dict[str, Any]) -> DataPlan:
     runs = tuple(_run(name, run) for run in table.pop("runs", []))
-    made = _made(DataPlan, name, {"settings": {}, **table, "name": name, "runs": runs})
+    made = _made(
+        DataPlan, name, {"settings": {}, "test_skip": 0, **table, "name": name, "runs": runs}
+    )
     known = {run.name: run for run in runs}
     for run in runs:
         start, _, number = (run.start or "").partition("/")

@@ -192,13 +192,16 @@ def test_the_choice_follows_its_rule(tmp_path: Path, bench: None) -> None:
 def test_no_image_is_in_two_parts(bench: None) -> None:
     from experiment_jobs import images_of
 
-    parts = images_of("digits", 800, 300, 400)
+    parts = images_of("digits", 800, 300, 400, 0)
     ids = np.concatenate([part.ids for part in parts.values()])
     assert len(np.unique(ids)) == len(ids) == 1500
+    later = images_of("digits", 800, 300, 400, 400)
+    assert not np.isin(later["test"].ids, parts["test"].ids).any()
+    assert np.isin(parts["test"].ids, later["train"].ids).any()
     with pytest.raises(ValueError, match="digits: expected 2000 images for train"):
-        images_of("digits", 2000, 300, 400)
+        images_of("digits", 2000, 300, 400, 0)
     with pytest.raises(ValueError, match="expected fashion-mnist or digits"):
-        images_of("cifar", 1, 1, 1)
+        images_of("cifar", 1, 1, 1, 0)
 
 
 def test_a_plan_that_is_not_there(tmp_path: Path) -> None:
