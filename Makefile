@@ -12,7 +12,7 @@ export CERTCAL_CUDA
 
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt $(shell find csrc -type f)
 
-.PHONY: demo test test-python test-cpp lint format bench bench-cpp coefficients clean check-tools sanitize
+.PHONY: demo docs test test-python test-cpp lint format bench bench-cpp coefficients clean check-tools sanitize fuzz wheel check-wheel
 
 demo: $(VENV)/.installed
 	$(BIN)/certcal demo --out $(DEMO_DIR)
@@ -35,6 +35,10 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.hpp' 'csrc/*.cpp' 'csrc/*.cu' 'bench/*.cpp' 'bench/*.hpp')
+
+# The documentation as a site, build/docs/index.html; every warning is an error. It needs no network.
+docs: $(VENV)/.installed
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/docs
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/run.py
@@ -59,6 +63,19 @@ sanitize: $(VENV)/.installed
 	  $(BIN)/cmake --build build/$$kind && build/$$kind/csrc/tests/certcal_cpp_tests || exit 1; \
 	done
 
+# Fuzzing of the C++ entry points and of the readers of files; needs clang and a network once (atheris).
+SECONDS ?= 600
+fuzz: $(VENV)/.installed
+	bash tools/fuzz/run.sh $(SECONDS)
+
+# The sdist, and the wheel that is built from it, in dist/.
+wheel: check-tools
+	PYTHON=$(PYTHON) bash tools/check_wheel.sh --build dist
+
+# The same in a folder of its own, then the tests in an empty environment, without the source tree.
+check-wheel: check-tools
+	PYTHON=$(PYTHON) CERTCAL_CUDA=OFF bash tools/check_wheel.sh
+
 coefficients: $(VENV)/.installed
 	$(BIN)/python tools/make_coefficients.py
 
@@ -80,7 +97,7 @@ $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  "scikit-build-core>=0.10" "pybind11>=2.12" "cmake>=3.25" ninja
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
-	  -C build-dir=build/python -e ".[test,lint]"
+	  -C build-dir=build/python -e ".[test,lint,docs]"
 	@touch $@
 
 $(CPP_BUILD)/.built: $(VENV)/.installed $(SOURCES)

@@ -131,26 +131,36 @@ def costs(jobs: list[Job], chosen: dict[str, Any]) -> dict[str, Any]:
     records = {job.stem: json.loads(job.result.read_text()) for job in jobs}
     result = {}
     for name, choice in chosen.items():
-        own, inner, whole = [], [], []
+        own, inner, whole, cpu, whole_cpu = [], [], [], [], []
         for job in jobs:
             if job.run.name != name or job.candidate != choice["candidate"]:
                 continue
             record = records[job.stem]
             start = job.start()
-            before = 0.0 if start is None else records[start.stem]["seconds"]
+            before = None if start is None else records[start.stem]
             own.append(record["seconds"])
-            whole.append(before + record["seconds"])
+            whole.append(record["seconds"] + (0.0 if before is None else before["seconds"]))
+            cpu.append(cpu_of(record))
+            whole_cpu.append(cpu_of(record) + (0.0 if before is None else cpu_of(before)))
             inner.append(record["seconds_inside"].get("inner", 0.0) / record["seconds"])
             per_step = record["seconds"] / record["steps"]
         result[name] = {
             "seconds": summary(own),
             "seconds_with_start": summary(whole),
+            "cpu_seconds": summary(cpu),
+            "cpu_seconds_with_start": summary(whole_cpu),
             "inner_share": summary(inner),
             "inner_milliseconds": 1e3 * float(np.mean(inner)) * per_step,
             "weights": record["weights"],
             "device": record["device"],
         }
     return result
+
+
+def cpu_of(record: dict[str, Any]) -> float:
+    """Processor time of a training run; not known of one that was interrupted."""
+    spent = record["cpu_seconds"]
+    return float("nan") if spent is None else float(spent)
 
 
 def summary(values: list[float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from certcal_ext.training import METHODS, Objective, Settings
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    raise SystemExit("experiment: plans need Python 3.11 or newer")
+    import tomli as tomllib
 
 
 @dataclass(frozen=True)

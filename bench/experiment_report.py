@@ -16,7 +16,8 @@ METRICS = {
     "certified_ece": "CCE",
     "skill": "skill",
 }
-COLOURS = ("#4c566a", "#1f77b4", "#d95f02", "#7570b3", "#1b9e77", "#e7298a", "#a6761d", "#66a61e")
+COLOURS = ("#4c566a", "#1f77b4", "#d95f02", "#7570b3", "#1b9e77", "#e7298a")
+DASHES = ("-", "--", ":")
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -145,10 +146,13 @@ def of_data(name: str, part: dict[str, Any], plan: Plan) -> list[str]:
             ]
             lines += table(head, rows)
     lines += ["### Training time", ""]
-    head = ["method", "seconds", "with its start", "inner solver", "inner solver a step"]
+    head = ["method", "processor seconds", "with its start", "wall seconds", "with its start"]
+    head += ["inner solver", "inner solver a step"]
     rows = [
         [
             star[m],
+            number(cost["cpu_seconds"]["mean"], 1),
+            number(cost["cpu_seconds_with_start"]["mean"], 1),
             f"{cost['seconds']['mean']:.1f}",
             f"{cost['seconds_with_start']['mean']:.1f}",
             f"{cost['inner_share']['mean']:.2%}",
@@ -193,9 +197,11 @@ def write_picture(record: dict[str, Any], plan: Plan, path: Path) -> None:
         radii = np.array(part["radii"])
         for axis, (measure, title) in zip(row, titles.items(), strict=True):
             methods = part["measures"]["scores"]["plain"]
-            for colour, (method, cells) in zip(COLOURS, methods.items(), strict=False):
+            for number_of, (method, cells) in enumerate(methods.items()):
+                colour = COLOURS[number_of % len(COLOURS)]
+                dashes = DASHES[number_of // len(COLOURS) % len(DASHES)]
                 mean, std = np.array(cells[measure]["mean"]), np.array(cells[measure]["std"])
-                axis.plot(radii, mean, color=colour, label=method, linewidth=1.3)
+                axis.plot(radii, mean, color=colour, ls=dashes, label=method, lw=1.3)
                 if np.isfinite(std).any():
                     axis.fill_between(radii, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
             axis.axvline(part["choice"]["radius"], color="#999999", linewidth=0.8, linestyle=":")

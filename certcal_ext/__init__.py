@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from certcal_ext.recalibration.split import SplitRecalibration, recalibrate_split
     from certcal_ext.smoothing.classifier import SmoothedClassifier
     from certcal_ext.smoothing.noise import add_noise
+    from certcal_ext.smoothing.replay import Replay, replay
     from certcal_ext.smoothing.vote_source import VoteSource
     from certcal_ext.smoothing.votes import ScoreHistogram, count_votes, score_histogram
     from certcal_ext.stopping.adaptive import AdaptiveResult, ReplayedVotes, run_adaptive
@@ -145,6 +146,7 @@ __all__ = [
     "Provenance",
     "RecalibrationMap",
     "RecalibrationReport",
+    "Replay",
     "ReplayedVotes",
     "ResolutionCurve",
     "RiskCoverageState",
@@ -195,6 +197,7 @@ __all__ = [
     "mixture_interval",
     "recalibrate_split",
     "recalibration_report",
+    "replay",
     "resolution_curve",
     "risk_coverage",
     "run_adaptive",
@@ -250,6 +253,7 @@ _HOME_OF = {
     "RowBounds": "certificates.bounds",
     "ScoreBand": "intervals.score_cdf",
     "ScoreHistogram": "smoothing.votes",
+    "Replay": "smoothing.replay",
     "SmoothedClassifier": "smoothing.classifier",
     "SmoothedVictim": "attacks",
     "SplitRecalibration": "recalibration.split",
@@ -293,6 +297,7 @@ _HOME_OF = {
     "mixture_interval": "intervals.sequences",
     "recalibrate_split": "recalibration.split",
     "recalibration_report": "recalibration.report",
+    "replay": "smoothing.replay",
     "resolution_curve": "recalibration.report",
     "risk_coverage": "metrics.plain",
     "run_adaptive": "stopping.adaptive",

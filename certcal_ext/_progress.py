@@ -96,9 +96,12 @@ def _bar(what: str) -> Iterator[Report]:
 
 
 class _Lines:
-    """A line at every tenth of the way, but not within two seconds of the last, and one at the end."""
+    """A line at every tenth of the way and after each minute, but not within two seconds of the last; and one at the end.
 
-    _PAUSE = 2.0
+    Plain text without control characters, for files and pipes.
+    """
+
+    _PAUSE, _LONG = 2.0, 60.0
 
     def __init__(self, what: str, unit: str) -> None:
         self._what, self._unit = what, unit
@@ -109,9 +112,11 @@ class _Lines:
         now = time.monotonic()
         tenth = 10 * done // max(total, 1)
         finished = done >= total
-        if tenth <= self._tenth or (now - self._last < self._PAUSE and not finished):
+        waited = now - self._last
+        due = tenth > self._tenth or (waited >= self._LONG and not finished)
+        if not due or (waited < self._PAUSE and not finished):
             return
-        self._tenth, self._last = tenth, now
+        self._tenth, self._last = max(tenth, self._tenth), now
         left = (now - self._started) * (total - done) / max(done, 1)
         end = (
             f"took {duration(now - self._started)}" if finished else f"about {duration(left)} left"

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import doctest
+import enum
 import importlib
 import pkgutil
 import re
+import sys
 import warnings
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -50,6 +54,39 @@ def test_there_are_examples() -> None:
     assert len(found) > 10, found
 
 
+def model_libraries() -> dict[str, ModuleType]:
+    """Stand-ins for timm and torchvision, with what the pages use of them; no test loads pretrained weights."""
+
+    class Recipe(NamedTuple):
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+        std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    class Network(torch.nn.Module):
+        pretrained_cfg: ClassVar = Recipe()._asdict()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            scores = torch.linspace(-1, 1, 1000)
+            return images.mean((1, 2, 3))[:, None] * scores
+
+    class Weights(enum.Enum):
+        DEFAULT = enum.auto()
+
+        def transforms(self) -> Recipe:
+            return Recipe()
+
+    def resnet50(weights: Weights | None = None) -> Network:
+        return Network()
+
+    def create_model(name: str, pretrained: bool = False) -> Network:
+        return Network()
+
+    found = {name: ModuleType(name) for name in ("timm", "torchvision")}
+    vars(found["timm"])["create_model"] = create_model
+    models = SimpleNamespace(resnet50=resnet50, ResNet50_Weights=Weights)
+    vars(found["torchvision"])["models"] = models
+    return found
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)])
 def test_pages(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Blocks run one after the other, as a reader would, in a folder with a file of votes.
@@ -57,6 +94,9 @@ def test_pages(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     ``model``, ``images``, ``labels`` and ``smooth`` are the reader's own.
     """
     monkeypatch.chdir(tmp_path)
+    for library, stand_in in model_libraries().items():
+        if f"import {library}\n" in "".join(python_blocks(page)):
+            monkeypatch.setitem(sys.modules, library, stand_in)
     random = np.random.default_rng(0)
     counts = np.stack([random.multinomial(2000, p) for p in random.dirichlet([0.3] * 4, 300)])
     labels = np.where(random.random(300) < 0.85, counts.argmax(1), random.integers(0, 4, 300))

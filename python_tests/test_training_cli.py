@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from certcal_ext.cli.train import EXAMPLES, make_objective, train
 from certcal_ext.models import load_model
-from certcal_ext.training import METHODS
+from certcal_ext.training import METHODS, Settings
+from certcal_ext.training import train as train_directly
 
 FACTORY = """
 import os, signal
@@ -33,6 +34,10 @@ class Stops(torch.nn.Module):
         if self.training and self.seen == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return self.inner(x)
+class Hasty(Stops):
+    def __init__(self):
+        super().__init__()
+        self.seen = 1
 class Quiet(Stops):
     def forward(self, x):
         return self.inner(x)
@@ -119,6 +124,13 @@ def test_an_interruption_leaves_a_checkpoint_to_go_on_from(folder: Path) -> None
     assert json.loads(result.stdout)["steps"] == 8
 
 
+def test_an_interruption_of_the_estimate(folder: Path) -> None:
+    stopped = run(folder, model=f"factory_{folder.name.replace('-', '_')}:Hasty")
+    assert stopped.exit_code == 130
+    assert "stopped; nothing is written" in stopped.output
+    assert not (folder / "model.pt").exists()
+
+
 def test_fine_tuning(folder: Path) -> None:
     assert run(folder).exit_code == 0
     options: dict[str, str] = {"weights": "model.pt", "out": "tuned.pt", "method": "certificate"}
@@ -165,3 +177,40 @@ def test_every_method_has_options_on_the_command_line() -> None:
     for method in METHODS:
         options: dict[str, Any] = {} if method == "gaussian" else {"radius": 0.25}
         assert make_objective(method, **options).name == method
+
+
+def test_an_estimate_comes_first(folder: Path) -> None:
+    result = run(folder, "--estimate", "--json")
+    assert result.exit_code == 0, result.output
+    held = json.loads(result.stdout)
+    assert held["steps"] == 8
+    assert held["draws"] == 8 * 16 * make_objective("gaussian").draws
+    assert held["seconds"] > 0
+    assert "8 steps of 16 images with" in result.stderr
+    assert not (folder / "model.pt").exists()
+    result = run(folder)
+    assert result.stderr.index("about") < result.stderr.index("training: ")
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [("gaussian", {}), ("certificate", {"radius": 0.2, "metric": "ece", "window": 2})],
+)
+def test_the_estimate_leaves_no_trace_in_the_run(
+    folder: Path, method: str, more: dict[str, Any]
+) -> None:
+    result = run(folder, method=method, **{name: str(value) for name, value in more.items()})
+    assert result.exit_code == 0, result.output
+    factory = f"factory_{folder.name.replace('-', '_')}:build"
+    torch.manual_seed(0)
+    network = load_model(factory)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        settings = Settings(sigma=0.25, epochs=2, batch_size=16)
+        train_directly(network, *data(), make_objective(method, **more), settings)
+    finally:
+        torch.set_num_threads(threads)
+    stored = load_model(factory, folder / "model.pt")
+    for mine, theirs in zip(network.parameters(), stored.parameters(), strict=True):
+        assert torch.equal(mine, theirs)

@@ -109,6 +109,60 @@ def reliability(made: cc.Certificates) -> None:
     save("reliability")
 
 
+def certified(made: cc.Certificates) -> None:
+    """What a certificate says: intervals of single images, and the bound that follows for all of them."""
+    radius = 0.1
+    chosen = made.at(radius)
+    ranked = np.argsort(chosen.confidence, kind="stable")
+    levels = np.linspace(chosen.confidence.min(), 1, 36)
+    order = ranked[np.searchsorted(chosen.confidence[ranked], levels)]
+    place = np.arange(order.size)
+    _, (left, right) = plt.subplots(1, 2, figsize=(9.2, 3.7), layout="constrained")
+    left.vlines(
+        place,
+        chosen.lower[order],
+        chosen.upper[order],
+        color=WORST,
+        linewidth=4,
+        alpha=0.55,
+        label=f"certified under attacks of size {radius:g}",
+    )
+    for correct, marker, label in ((1, "o", "right, without attack"), (0, "X", "wrong")):
+        rows = chosen.correct[order] == correct
+        left.scatter(
+            place[rows],
+            chosen.confidence[order][rows],
+            color=CLEAN,
+            marker=marker,
+            s=18 if correct else 42,
+            zorder=3,
+            label=label,
+        )
+    left.set(
+        xlabel="certified images, one for each level of confidence",
+        ylabel="confidence",
+        ylim=(0, 1.02),
+        xticks=[],
+    )
+    left.legend(loc="lower right")
+    radii = np.linspace(0, 0.5, 51)
+    bound = made.bound("ece", radii, delta=1e-3)
+    assert bound.joint is not None
+    right.plot(radii, bound.joint, color=WORST, linewidth=2, label="bound, with 99.9 %")
+    right.plot(radii, bound.plain, color=CLEAN, linestyle="--", linewidth=2, label="without attack")
+    right.fill_between(radii, bound.joint, 0.3, color=WORST, alpha=0.08, linewidth=0)
+    right.text(0.25, 0.255, "no attack of this size gets here", color=WORST, ha="center")
+    right.set(
+        xlabel="l2 size of the attack on every image",
+        ylabel="expected calibration error",
+        xlim=(0, 0.5),
+        ylim=(0, 0.3),
+    )
+    percent(right)
+    right.legend(loc="center right", bbox_to_anchor=(1, 0.42))
+    save("certified")
+
+
 def recalibration(made: cc.Certificates) -> None:
     """Certified scores against resolution at two radii."""
     _, panels = plt.subplots(1, 2, figsize=(8.2, 3.4), layout="constrained")
@@ -203,6 +257,7 @@ def main() -> None:
     made = cc.Certificates.from_npz(COUNTS)
     with plt.rc_context(_SETTINGS):
         exact_against_estimates(made)
+        certified(made)
         reliability(made)
         recalibration(made)
         joint_validity()

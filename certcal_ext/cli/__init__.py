@@ -14,9 +14,33 @@ except ImportError as error:
         'certcal: error: the command line needs typer: pip install "certcal_ext[cli]"'
     ) from error
 
-from certcal_ext.cli import attack, bound, certify, demo, doctor, report, train
+from certcal_ext.cli import (
+    _config,
+    attack,
+    bound,
+    certify,
+    demo,
+    doctor,
+    export,
+    replay,
+    report,
+    train,
+)
 
-__all__ = ["app", "main"]
+__all__ = ["SUBCOMMANDS", "app", "main"]
+
+#: Module of each subcommand, which holds a function of the same name and its EXAMPLES.
+SUBCOMMANDS = {
+    "certify": certify,
+    "bound": bound,
+    "replay": replay,
+    "train": train,
+    "attack": attack,
+    "report": report,
+    "export": export,
+    "demo": demo,
+    "doctor": doctor,
+}
 
 app = typer.Typer(
     name="certcal",
@@ -24,18 +48,12 @@ app = typer.Typer(
     "radius.",
     epilog="Start with: certcal demo",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("certify", epilog=certify.EXAMPLES)(certify.certify)
-app.command("bound", epilog=bound.EXAMPLES)(bound.bound)
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
-app.command("report", epilog=report.EXAMPLES)(report.report)
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+for _name, _module in SUBCOMMANDS.items():
+    app.command(_name, epilog=_module.EXAMPLES)(_config.configurable(getattr(_module, _name)))
 
 
 def _print_version(asked: bool) -> None:
@@ -59,7 +77,7 @@ def _common(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 on success, 2 on bad input.
+    """Runs the command line and exits: 0 on success, 1 where a replay differs, 2 on bad input.
 
     Args:
         arguments: the words after ``certcal``; None takes them from the process.

@@ -36,7 +36,7 @@ def demo(
     """
     with _common.user_errors():
         from certcal_ext.demo import DemoSettings, run_demo
-        from certcal_ext.demo.run import RADII
+        from certcal_ext.demo.run import PAGE_RADIUS, RADII
         from certcal_ext.report import write_report
 
         started = time.perf_counter()
@@ -61,6 +61,8 @@ def demo(
             certificates,
             report_file,
             radii=radii,
+            radius=PAGE_RADIUS,
+            images=result.images,
             title="Certified calibration: certcal demo",
             command=command,
         )

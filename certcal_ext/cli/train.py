@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
+import time
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +26,10 @@ from certcal_ext.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from certcal_ext.training import Objective, TrainResult
+    import torch
+
+    from certcal_ext.datasets import ImageData
+    from certcal_ext.training import Objective, Settings, TrainResult
 
 EXAMPLES = examples(
     (
@@ -41,10 +48,15 @@ EXAMPLES = examples(
         "train-images-idx3-ubyte.gz --sigma 0.5 --method cce-act --radius 0.5 --epochs 5 --out "
         "act.pt",
     ),
-    ("Going on after an interruption", "the same command with --resume"),
+    (
+        "Going on after an interruption: the same options and --resume",
+        "certcal train --model certcal_ext.nets:small_cnn --data train-images-idx3-ubyte.gz "
+        "--sigma 0.5 --method gaussian --out gaussian.pt --resume",
+    ),
     (
         "Two processes",
-        "torchrun --nproc-per-node=2 -m certcal_ext train ... (the same options)",
+        "torchrun --nproc-per-node=2 -m certcal_ext train --model certcal_ext.nets:small_cnn --data "
+        "train-images-idx3-ubyte.gz --sigma 0.5 --method gaussian --out gaussian.pt",
     ),
 )
 
@@ -159,6 +171,9 @@ def train(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard.", show_default=False)
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what the run would take.")
+    ] = False,
     as_json: _options.Json = False,
 ) -> None:
     """Trains a model so that its confidences hold under attack.
@@ -218,10 +233,29 @@ def train(
         torch.manual_seed(seed)
         network = load_model(model, weights).to(where)
         first = int(os.environ.get("RANK", "0")) == 0
-        if first:
+        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        if estimate and not alone:
+            raise ValueError("--estimate: expected one process")
+        if alone:
+            try:
+                expected = estimate_training(network, objective, settings, images)
+            except KeyboardInterrupt:
+                note("certcal: stopped; nothing is written")
+                raise typer.Exit(_STOPPED) from None
             note(
-                f"{len(images.images):,} images, {epochs} epochs of {method} on {where}, "
-                f"{objective.draws} noises an image and step"
+                f"{len(images.images):,} images, {epochs} epochs of {method} on {where}: "
+                f"{expected.steps:,} steps of {batch_size:,} images with {objective.draws} noises "
+                f"each, about {duration(expected.seconds)}"
+            )
+            if estimate:
+                if as_json:
+                    print_json({"images": len(images.images), **vars(expected)})
+                return
+        elif first:
+            note(
+                f"{len(images.images):,} images, {epochs} epochs of {method} in "
+                f"{os.environ['WORLD_SIZE']} processes, {objective.draws} noises an image "
+                "and step"
             )
         with shown("training", "steps") as show:
             try:
@@ -244,6 +278,73 @@ def train(
                 raise typer.Exit(_STOPPED) from None
         if first:
             _show(result, objective, out, as_json)
+
+
+@dataclass(frozen=True)
+class TrainingEstimate:
+    """What a training run will take.
+
+    Attributes:
+        steps: optimiser steps in all.
+        draws: noisy images in all; an attack passes each several times.
+        seconds: expected time.
+    """
+
+    steps: int
+    draws: int
+    seconds: float
+
+
+def estimate_training(
+    network: torch.nn.Module, objective: Objective, settings: Settings, images: ImageData
+) -> TrainingEstimate:
+    """Times one step of the real thing on a copy of the model, after one that warms up.
+
+    Args:
+        network: the model on its device; it is not changed.
+        objective: what will be minimised.
+        settings: of the run.
+        images: the training data, with labels.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        TypeError: as the run will.
+        ValueError: as the run will, for data, model or settings that do not fit.
+    """
+    import torch
+
+    from certcal_ext.training import train as run
+
+    one_step = dataclasses.replace(settings, epochs=1)
+    some = slice(0, settings.batch_size)
+    labels = images.labels
+    assert labels is not None  # the caller has seen to it
+    seconds = 0.0
+    for _ in range(2):
+        ends: list[float] = []
+
+        def show(done: int, total: int, ends: list[float] = ends) -> None:
+            ends.append(time.perf_counter())
+
+        copied, goal = copy.deepcopy((network, objective))  # an objective may remember batches
+        started = time.perf_counter()
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run(
+                copied,
+                images.images[some],
+                labels[some],
+                goal,
+                one_step,
+                sample_ids=images.ids[some],
+                progress=show,
+            )
+        seconds = ends[-1] - started
+    steps = settings.epochs * (len(images.images) // settings.batch_size)
+    draws = steps * settings.batch_size * objective.draws
+    return TrainingEstimate(steps=steps, draws=draws, seconds=steps * seconds)
 
 
 def make_objective(method: str, **options: Any) -> Objective:

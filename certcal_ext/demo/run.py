@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from certcal_ext.demo.digits import load_digits
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7)
 """Radii of the printed table, l2 norm in [0, 1] pixel units."""
+
+PAGE_RADIUS = 0.1
+"""The radius of the report's headline: most images are certified there, and some of them wrong."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class DemoResult:
 
     Attributes:
         certificates: one row a held-out image.
+        images: (N, 1, 8, 8) float32, these images in the same order.
         settings: the settings.
         clean_accuracy: share of held-out images that the network, without noise, gets right.
         seconds_training: wall time of the training.
@@ -63,6 +68,7 @@ class DemoResult:
     """
 
     certificates: Certificates
+    images: NDArray[np.float32]
     settings: DemoSettings
     clean_accuracy: float
     seconds_training: float
@@ -140,6 +146,7 @@ def run_demo(
         )
     return DemoResult(
         certificates=certificates,
+        images=images[held_out],
         settings=settings,
         clean_accuracy=clean_accuracy,
         seconds_training=trained - started,

@@ -92,8 +92,8 @@ def render_attack_report(
     return environment.get_template("attack_template.html").render(
         title=title,
         headline=(
-            f"The calibration error goes from {percent(before.ece)} to {percent(after.ece)}, and "
-            "no prediction changes"
+            f"The calibration error goes from {percent(before.ece)} to {percent(after.ece)}"
+            + (", and no prediction changes" if _stays(result) else " under attack")
         ),
         verdict=_verdict(result, before, after),
         figures={name: Markup(svg) for name, svg in figures.items()},
@@ -103,6 +103,8 @@ def render_attack_report(
         allowed=None if bound is None else bound.allowed,
         settings=_settings(result),
         bins=bins,
+        total=count(len(result)),
+        thinned=count(_MOST_POINTS) if len(result) > _MOST_POINTS else None,
         version=certcal_ext.__version__,
     )
 
@@ -130,6 +132,11 @@ def write_attack_report(result: AttackResult, path: str | Path, **options: Any) 
     return target
 
 
+def _stays(result: AttackResult) -> bool:
+    """Whether what changed its prediction is left as it was."""
+    return not bool(result.l2[~result.kept].any())
+
+
 def _verdict(result: AttackResult, before: Calibration, after: Calibration) -> list[str]:
     """Two paragraphs: what was done, and what came of it."""
     settings = result.settings
@@ -137,11 +144,13 @@ def _verdict(result: AttackResult, before: Calibration, after: Calibration) -> l
     if settings["victim"] == "smoothed":
         kind = "share of votes" if settings["confidence"] == "votes" else "mean softmax score"
         judged = (
-            "noises that the attack did not see" if result.fresh else "the noises of the attack"
+            f"{count(result.draws)} noises that the attack did not see"
+            if result.fresh
+            else f"the {count(result.draws)} noises of the attack"
         )
         victim = (
             f"the model under noise of standard deviation {number(settings['sigma'])} (confidence: "
-            f"{kind}, by {count(result.draws)} of {judged})"
+            f"{kind}, by {judged})"
         )
     left = int((~result.kept).sum())
     first = (
@@ -151,7 +160,8 @@ def _verdict(result: AttackResult, before: Calibration, after: Calibration) -> l
     )
     if left:
         images = "image" if left == 1 else "images"
-        first += f" On {count(left)} {images} the class that had to stay is not on top under these noises."
+        first += f" On {count(left)} {images} the class that had to stay is not on top under these noises"
+        first += ": these count as without attack." if _stays(result) else "."
     second = (
         f"The mean confidence goes from {percent(before.confidence, 1)} to {percent(after.confidence, 1)}, the Brier score "
         f"from {number(before.brier, 3)} to {number(after.brier, 3)}. An attack shows how bad it can get, not how bad it "

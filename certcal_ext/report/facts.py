@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext.report.further import Further, gather_further
+from certcal_ext.report.models import Models, gather_models
+from certcal_ext.report.samples import WorstSamples, check_images, worst_samples
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -61,6 +63,8 @@ class Facts:
             unknown.
         further: joint validity, further metrics and recalibration, or None where nothing is
             certified at the main radius.
+        samples: those that cost most at the main radius, or None where nothing is certified there.
+        models: the comparison with other models, or None where there are none.
     """
 
     provenance: Provenance
@@ -77,6 +81,8 @@ class Facts:
     reach: float
     best_radius: float | None
     further: Further | None
+    samples: WorstSamples | None
+    models: Models | None
 
     @property
     def radius(self) -> float:
@@ -99,6 +105,9 @@ def gather(
     closed: str = "right",
     delta: float | None = 1e-3,
     recalibrate: str | None = "isotonic",
+    images: Any = None,
+    class_names: Sequence[str] | None = None,
+    models: Mapping[str, Certificates] | None = None,
 ) -> Facts:
     """Works out the numbers of a report.
 
@@ -113,6 +122,9 @@ def gather(
         delta: failure probability of each bound that holds for the whole data set at once; None
             leaves them out, as do intervals of which it is not known how often they fail.
         recalibrate: kind of the map whose gain is shown, or None.
+        images: one image a row, or None (``worst_samples``).
+        class_names: a name a class, or None.
+        models: all models to compare by name, these certificates among them, or None.
 
     Returns:
         The facts.
@@ -120,6 +132,7 @@ def gather(
     Raises:
         ValueError: an argument is out of range, or the certificates hold no labels.
     """
+    check_images(images, len(certificates))
     reach = largest_radius(certificates)
     listed = list(default_radii(certificates) if radii is None else radii)
     if radius is not None and radius not in listed:
@@ -137,10 +150,14 @@ def gather(
     chosen = certificates.at(float(curve.radius[main]))
     bounds = np.linspace(0, 1, bins + 1) if edges is None else np.asarray(edges, dtype=np.float64)
     clean, worst = _diagrams(chosen, bounds, closed)
-    further = None
+    further = samples = compared = None
+    binning = {"bins": bins, "edges": edges, "closed": closed}
     if len(chosen):
-        binning = {"bins": bins, "edges": edges, "closed": closed}
         further = gather_further(certificates, chosen, delta, recalibrate, binning)
+        samples = worst_samples(certificates, chosen, images, class_names)
+    if models is not None:
+        end = max(largest_radius(made) for made in models.values())
+        compared = gather_models(models, float(curve.radius[main]), end, binning)
     return Facts(
         provenance=certificates.provenance,
         total=len(certificates),
@@ -156,6 +173,8 @@ def gather(
         reach=reach,
         best_radius=certificates.best_radius,
         further=further,
+        samples=samples,
+        models=compared,
     )
 
 

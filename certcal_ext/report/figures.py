@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from certcal_ext.report.facts import Facts, Reliability
 from certcal_ext.report.further_figures import draw_further
+from certcal_ext.report.models import draw_models
 from certcal_ext.report.style import (
     CARD,
     CLEAN,
@@ -22,10 +24,11 @@ from certcal_ext.report.style import (
     WORST,
     figure,
     legend,
+    plain_text,
     style,
     to_svg,
 )
-from certcal_ext.report.words import count, number, percent
+from certcal_ext.report.words import at_most, count, number, percent, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +52,9 @@ def draw_all(facts: Facts) -> dict[str, str]:
             drawings["ece"] = _ece(facts)
             drawings["brier"] = _brier(facts)
         drawings |= draw_further(facts)
+        compared = None if facts.models is None else draw_models(facts.models)
+        if compared is not None:
+            drawings["models"] = compared
     return drawings
 
 
@@ -93,11 +99,11 @@ def _reliability(facts: Facts, worst: Reliability) -> str:
     return to_svg(
         drawing,
         "reliability",
-        f"Reliability diagram at radius {number(facts.radius)}",
+        f"Reliability diagram at radius {size(facts.radius)}",
         f"Accuracy against confidence for {count(facts.certified)} certified samples. Without "
         f"attack "
         f"the calibration error is {percent(facts.curve.ece[row])}, in the worst case "
-        f"{percent(facts.curve.certified_ece[row])}. Below: how many samples each bin holds, "
+        f"{at_most(facts.curve.certified_ece[row], as_percent=True)}. Below: how many samples each bin holds, "
         "without attack upwards and in the worst case downwards.",
     )
 
@@ -127,7 +133,12 @@ def _ece(facts: Facts) -> str:
         drawing,
         "ece",
         "Expected calibration error against radius",
-        _trend(facts, "The certified calibration error", facts.curve.certified_ece, percent),
+        _trend(
+            facts,
+            "The certified calibration error",
+            facts.curve.certified_ece,
+            partial(at_most, as_percent=True),
+        ),
     )
 
 
@@ -156,7 +167,7 @@ def _brier(facts: Facts) -> str:
         drawing,
         "brier",
         "Brier score against radius",
-        _trend(facts, "The certified Brier score", facts.curve.certified_brier, number)
+        _trend(facts, "The certified Brier score", facts.curve.certified_brier, at_most)
         + " A constant confidence equal to the accuracy would score "
         f"{number(facts.curve.constant_brier[facts.main])} there.",
     )
@@ -186,7 +197,7 @@ def _accuracy(facts: Facts) -> str:
         drawing,
         "accuracy",
         "Certified accuracy against radius",
-        f"At radius {number(facts.radius)}, {percent(facts.curve.certified_accuracy[row])} of all "
+        f"At radius {size(facts.radius)}, {percent(facts.curve.certified_accuracy[row])} of all "
         f"{count(facts.total)} samples are certified and right.",
     )
 
@@ -224,7 +235,7 @@ def _intervals(facts: Facts) -> str:
     return to_svg(
         drawing,
         "intervals",
-        f"Confidence intervals at radius {number(facts.radius)}",
+        f"Confidence intervals at radius {size(facts.radius)}",
         f"What an attacker can make of the confidence of each of {count(facts.certified)} "
         f"certified "
         f"samples. The intervals are {number(width)} wide on average.",
@@ -262,7 +273,7 @@ def _band(
 def _radius_axis(axes: Axes, facts: Facts, label: str) -> None:
     """The radius below, the metric at the side, a line at the radius the page is about."""
     last = float(facts.dense.radius[-1])
-    norm = facts.provenance.norm.replace("$", r"\$")  # a dollar sign would start a formula
+    norm = plain_text(facts.provenance.norm)
     axes.set(xlabel=f"radius ({norm} norm)", ylabel=label)
     axes.set_xlim(0, last)
     axes.axvline(facts.radius, color=GRID, linewidth=5, zorder=0)
@@ -284,6 +295,6 @@ def _trend(
     """The metric at the first and at the main radius, in words."""
     first, here = float(facts.curve.radius[0]), facts.radius
     return (
-        f"{what} is {show(values[0])} at radius {number(first)} and {show(values[facts.main])} "
-        f"at radius {number(here)}, the radius of this page."
+        f"{what} is {show(values[0])} at radius {size(first)} and {show(values[facts.main])} "
+        f"at radius {size(here)}, the radius of this page."
     )

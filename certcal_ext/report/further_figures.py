@@ -8,7 +8,9 @@ import numpy as np
 from certcal_ext.report.facts import Facts
 from certcal_ext.report.further import Gain
 from certcal_ext.report.style import CLEAN, CONSTANT, MUTED, WORST, figure, legend, to_svg
-from certcal_ext.report.words import count, fixed, number, percent
+from certcal_ext.report.words import count, fixed, number, percent, size
+
+_LEAST_RESOLUTION = 5e-5  # with less, all maps would lie on one line
 
 
 def draw_further(facts: Facts) -> dict[str, str]:
@@ -16,8 +18,9 @@ def draw_further(facts: Facts) -> dict[str, str]:
     if facts.further is None:
         return {}
     drawings = {"risk": _risk(facts)}
-    if facts.further.gain is not None:
-        drawings["gain"] = _gain(facts, facts.further.gain)
+    gain = facts.further.gain
+    if gain is not None and gain.report.before.resolution >= _LEAST_RESOLUTION:
+        drawings["gain"] = _gain(facts, gain)
     return drawings
 
 
@@ -53,7 +56,7 @@ def _risk(facts: Facts) -> str:
     return to_svg(
         drawing,
         "risk",
-        f"Risk against coverage at radius {number(facts.radius)}",
+        f"Risk against coverage at radius {size(facts.radius)}",
         "Share of wrong predictions among those accepted for their confidence, against how many "
         f"are accepted. The area under the curve is {fixed(facts.further.risk.aurc)} in the worst "
         f"case{beside}; accepting at random has {percent(overall)} errors throughout.",
@@ -119,7 +122,7 @@ def _gain(facts: Facts, gain: Gain) -> str:
     return to_svg(
         drawing,
         "gain",
-        f"Recalibration at radius {number(facts.radius)}",
+        f"Recalibration at radius {size(facts.radius)}",
         f"Certified Brier score and calibration error of {count(report.n)} samples, against the resolution "
         "of their confidences, for monotone maps between the best one without attack (right) and the "
         "best one under attack (left). The constant confidence has no resolution and a Brier score of "

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +59,10 @@ def render_report(
     file: str = "certificates.parquet",
     delta: float | None = 1e-3,
     recalibrate: str | None = "isotonic",
+    images: Any = None,
+    class_names: Sequence[str] | None = None,
+    compare: Mapping[str, Certificates] | None = None,
+    name: str = "this model",
 ) -> str:
     """The report as HTML.
 
@@ -75,13 +81,19 @@ def render_report(
             leaves them out.
         recalibrate: kind of the monotone map whose gain is shown ("isotonic", "beta", "platt",
             "temperature", "constant"), or None.
+        images: (N, C, H, W) or (N, H, W) pixels in [0, 1] or uint8, array or tensor: the image of each row of the table, in
+            its order. The worst samples are shown with them, at most 72 pixels a side; None shows them without.
+        class_names: a name a class; None shows numbers.
+        compare: further models by name, of the same samples, shown beside these certificates.
+        name: of these certificates, beside ``compare``.
 
     Returns:
         The page.
 
     Raises:
         ImportError: jinja2 or matplotlib is missing.
-        ValueError: an argument is out of range, or the certificates hold no labels.
+        ValueError: an argument is out of range, the certificates hold no labels, there is not one image a row, or the models
+            do not share their samples and labels.
 
     Example:
         >>> import numpy as np
@@ -98,6 +110,11 @@ def render_report(
         raise ImportError('reports need jinja2: pip install "certcal_ext[report]"') from error
     import certcal_ext
 
+    models = None
+    if compare:
+        if name in compare:
+            raise ValueError(f"name: expected another name than those in compare, got {name!r}")
+        models = {name: certificates, **compare}
     facts = gather(
         certificates,
         radii=radii,
@@ -107,6 +124,9 @@ def render_report(
         closed=closed,
         delta=delta,
         recalibrate=recalibrate,
+        images=images,
+        class_names=class_names,
+        models=models,
     )
     figures = {name: Markup(svg) for name, svg in draw_all(facts).items()}
     environment = jinja2.Environment(
@@ -115,10 +135,15 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_resource),
+        # Before escaping: what hides or reorders text is written out, wherever data end up on the page.
+        finalize=lambda value: value if isinstance(value, Markup) else words.visible(str(value)),
     )
     return environment.get_template("template.html").render(
         title=title,
         headline=words.headline(facts),
+        standfirst=words.standfirst(facts),
+        contents=_contents(facts, figures),
+        bars=_bars(facts),
         verdict=words.verdict(facts),
         tiles=_tiles(facts),
         figures=figures,
@@ -131,11 +156,19 @@ def render_report(
         gain=table.gain_rows(facts),
         gain_columns=table.GAIN_COLUMNS,
         gain_words=words.gain(facts),
+        models=table.model_rows(facts),
+        model_columns=table.MODEL_COLUMNS,
         provenance=_provenance(facts),
         alpha=facts.provenance.alpha,
         intervals_only=facts.provenance.sigma is None,
         norm=facts.provenance.norm,
-        radius=words.number(facts.radius),
+        radius=words.size(facts.radius),
+        joint_ece=_percent_up(words.joint(facts, "ece")),
+        worst_ece=_percent_up(float(facts.curve.certified_ece[facts.main])),
+        percent=words.percent,
+        low=lambda value: words.percent(value, 1, ROUND_FLOOR).removesuffix(words.PERCENT),
+        high=lambda value: words.percent(value, 1, ROUND_CEILING).removesuffix(words.PERCENT),
+        sureness=words.sureness,
         bins=len(facts.edges) - 1,
         command=command,
         again=_bound_command(facts, file),
@@ -172,6 +205,59 @@ def write_report(certificates: Certificates, path: str | Path, **options: Any) -
     with replacing(path) as file:
         file.write(page.encode("utf-8"))
     return path
+
+
+def _contents(facts: Facts, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The parts of the page: id and name."""
+    parts = [
+        ("figures", "Figures", "reliability" in figures or "ece" in figures),
+        ("samples", "Worst samples", facts.samples is not None),
+        ("models", "Models", facts.models is not None),
+        ("recalibration", "Recalibration", bool(table.gain_rows(facts))),
+        ("guarantee", "The guarantee", True),
+        ("details", "All numbers", True),
+        ("provenance", "Provenance", True),
+    ]
+    return [(target, name) for target, name, there in parts if there]
+
+
+def _bars(facts: Facts) -> list[dict[str, Any]]:
+    """The calibration error without attack and its bounds, to look at side by side."""
+    if not facts.certified:
+        return []
+    bars = [("without attack", float(facts.curve.ece[facts.main]), "clean", False)]
+    bars.append(
+        (
+            "under attack at most, if all intervals hold",
+            float(facts.curve.certified_ece[facts.main]),
+            "worst",
+            True,
+        )
+    )
+    further = facts.further
+    joint = words.joint(facts, "ece")
+    if joint is not None and further is not None and further.delta is not None:
+        sure = words.sureness(further.delta)
+        bars.append((f"under attack at most, {sure} sure", joint, "worst", True))
+        for curve in further.everyone:
+            if curve.metric == "ece" and curve.joint is not None:
+                name = f"all {words.count(facts.total)} samples at most, {sure} sure"
+                bars.append((name, float(curve.joint[0]), "everyone", True))
+    longest = max([value for _, value, _, _ in bars if math.isfinite(value)], default=0.0) or 1.0
+    return [
+        {
+            "name": name,
+            "value": words.at_most(value, as_percent=True) if bound else words.percent(value),
+            "share": 100 * value / longest,
+            "role": role,
+        }
+        for name, value, role, bound in bars
+        if math.isfinite(value)
+    ]
+
+
+def _percent_up(value: float | None) -> str:
+    return "" if value is None else words.at_most(value, as_percent=True)
 
 
 def _bound_command(facts: Facts, file: str) -> str:
@@ -233,7 +319,9 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
         tiles.append(_tile("Abstentions", words.count(facts.abstained), beside))
         best = facts.best_radius
         beside = "" if best is None else f"possible with these draws: {words.number(best, 3)}"
-        tiles.append(_tile("Largest certified radius", words.number(facts.reach, 3), beside))
+        tiles.append(
+            _tile("Largest certified radius", words.number(facts.reach, 3, ROUND_FLOOR), beside)
+        )
     return tiles
 
 

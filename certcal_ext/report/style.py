@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from certcal_ext.report.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID, CARD = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
 CLEAN, WORST, CONSTANT = "#0a0b05", "#0a0b06", "#0a0b07"
+FOURTH, FIFTH = "#0a0b08", "#0a0b09"  # further models beside each other
 _VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -29,6 +33,8 @@ _VARIABLES = {
     CLEAN: "--clean",
     WORST: "--worst",
     CONSTANT: "--constant",
+    FOURTH: "--fourth",
+    FIFTH: "--fifth",
 }
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # words stay words: read aloud, searched, in the page's own font
@@ -77,7 +83,9 @@ def style() -> Iterator[None]:
         import matplotlib
     except ImportError as error:
         raise ImportError('drawings need matplotlib: pip install "certcal_ext[report]"') from error
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        # Names from data may hold letters that matplotlib's font lacks; the reader's browser has them.
+        warnings.filterwarnings("ignore", message="Glyph")
         yield
 
 
@@ -86,6 +94,17 @@ def figure(height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def plain_text(text: str) -> str:
+    r"""Text from data for a drawing: no formula, and shown even where it begins with an underscore.
+
+    Example:
+        >>> plain_text("cost in $")
+        'cost in \\$'
+    """
+    shown = visible(text).replace("$", r"\$")
+    return "\N{NO-BREAK SPACE}" + shown if shown.startswith("_") else shown
 
 
 def legend(drawing: Figure, axes: Axes, columns: int) -> None:
@@ -122,7 +141,7 @@ def to_svg(drawing: Figure, name: str, title: str, description: str) -> str:
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     labelled = f'role="img" aria-labelledby="{name}-title {name}-description"'
     words = (
-        f'<title id="{name}-title">{escape(title)}</title>'
-        f'<desc id="{name}-description">{escape(description)}</desc>'
+        f'<title id="{name}-title">{escape(visible(title))}</title>'
+        f'<desc id="{name}-description">{escape(visible(description))}</desc>'
     )
     return f"{head} {labelled}>{words}{rest}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,23 @@ class Column:
     role: str = "plain"
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell that may be marked.
+
+    Attributes:
+        text: what it says.
+        best: whether it is the best of its column.
+    """
+
+    text: str
+    best: bool = False
+
+    def __str__(self) -> str:
+        """What it says."""
+        return self.text
+
+
 COLUMNS = (
     Column("Radius", "Radius"),
     Column("Certified", "Certi-\nfied"),
@@ -51,7 +69,7 @@ def rows(curve: Curve, *, units: bool = True) -> list[list[str]]:
     """
     cells = [
         [
-            words.number(curve.radius[k]),
+            words.size(float(curve.radius[k])),
             words.count(curve.certified[k]),
             words.percent(curve.certified_accuracy[k], 1),
             words.percent(curve.accuracy[k], 1),
@@ -149,3 +167,40 @@ def gain_rows(facts: Facts) -> list[list[str]]:
     constant = [words.fixed(report.constant_brier), nothing, words.fixed(0.0, 3)]
     constant += [words.fixed(report.constant_brier), nothing, words.fixed(0.0), words.fixed(0.5, 3)]
     return [*rows, ["a constant confidence, their accuracy", *constant]]
+
+
+MODEL_COLUMNS = (
+    Column("Model", ""),
+    Column("Certified", ""),
+    Column("Certified accuracy", "", "clean"),
+    Column("Certified ECE, all samples", "", "worst"),
+    Column("Certified Brier, all samples", "", "worst"),
+    Column("Accuracy, common samples", "", "clean"),
+    Column("Certified ECE, common samples", "", "worst"),
+    Column("Certified Brier, common samples", "", "worst"),
+)
+
+
+def model_rows(facts: Facts) -> list[list[Cell]]:
+    """The cells of every model at the main radius, the best of each column marked; empty without a comparison."""
+    if facts.models is None:
+        return []
+    rows = facts.models.rows
+    names = ("accuracy", "ece", "brier", "common_accuracy", "common_ece", "common_brier")
+    best = {}
+    for name in names:
+        values = [getattr(row, name) for row in rows if not math.isnan(getattr(row, name))]
+        pick = max if name.endswith("accuracy") else min
+        best[name] = pick(values) if values else None
+    cells = []
+    for row in rows:
+        line = [Cell(row.name), Cell(words.count(row.certified))]
+        for name in names:
+            value = getattr(row, name)
+            if name.endswith("accuracy"):
+                text = words.percent(value, 1)
+            else:
+                text = words.at_most(value, as_percent=name.endswith("ece"))
+            line.append(Cell(text, best=value == best[name] and len(rows) > 1))
+        cells.append(line)
+    return cells

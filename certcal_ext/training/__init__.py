@@ -14,7 +14,7 @@ from certcal_ext.training.certificate import CertificateTraining
 from certcal_ext.training.losses import certified_brier_terms, certified_ece_terms
 from certcal_ext.training.objective import Gaussian, Objective, Step
 from certcal_ext.training.settings import Settings
-from certcal_ext.training.trainer import TrainResult, train
+from certcal_ext.training.trainer import TrainingInterrupted, TrainResult, train
 
 #: Objectives by the name of the method.
 METHODS: dict[str, type[Objective]] = {
@@ -38,6 +38,7 @@ __all__ = [
     "SmoothAdv",
     "Step",
     "TrainResult",
+    "TrainingInterrupted",
     "certified_bounds",
     "certified_brier_terms",
     "certified_ece_terms",
