@@ -1,400 +1,170 @@
 # SPDX-License-Identifier: MIT
 """How strong the attacks are at equal gradient count, and whether any passes a certified bound.
 
-Strength: every attack and the peers (projected gradient ascent of the cross-entropy, kept where the label stays: our own
-loop, and foolbox and torchattacks where they are installed) on the demo's network and on a small network for
-Fashion-MNIST, plain and smoothed. ECE and Brier score of the smoothed ones are those of noises that no attack saw, with the
-images that these predict otherwise put back to the clean ones.
+Strength (attacks_strength.py): every attack and the peers on the demo's network, plain and smoothed, for several seeds of
+data split, weights and noise, and on a network for Fashion-MNIST. Soundness (attacks_soundness.py): every attack at five
+radii against the certificates, by votes and by scores.
 
-Soundness: all attacks at five radii on certified images, by votes, and by scores with Hoeffding intervals of the mean score
-(alpha / 2) beside a one-sided vote bound (alpha / 2).
-
-Run with: python bench/bench_attacks.py [--quick] [--images 1000] [--device cuda]
-Fashion-MNIST is read from the folder that CERTCAL_SHARED names.
+Run with: python bench/bench_attacks.py [--quick] [--images 1200] [--seeds 3] [--parts FOLDER] [--figure]
+About 20 minutes of one core. What is done lies in the folder of parts, and a run that was stopped goes on from there; give
+another folder to start afresh. Fashion-MNIST is read from the folder that CERTCAL_SHARED names. The figure is drawn from
+bench/results/attacks.json; --figure does only that.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import gzip
-import math
-import os
-import time
-import warnings
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from harness import write
-from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
-from torch import nn
+from attacks_soundness import FRESH, Size, certified, soundness
+from attacks_strength import SIGMA, digits, fashion, ours, over_seeds, strength
+from harness import RESULTS, write
 
-import certcal_ext as cc
-from certcal_ext.attacks import (
-    AceAttack,
-    Attack,
-    AttackResult,
-    BrierAttack,
-    CceGuidedAttack,
-    DeceAttack,
-    OneStepAceAttack,
-    PlainVictim,
-    SmoothedVictim,
-    Victim,
-    calibration,
-    compare_with_bound,
-)
-from certcal_ext.attacks.geometry import Ball, Norm
-from certcal_ext.demo import load_digits
-from certcal_ext.demo.model import train
+from certcal_ext.attacks import Attack, PlainVictim, SmoothedVictim
+from certcal_ext.attacks.geometry import Ball
 
-SIGMA = 0.25
 RADII = (0.05, 0.1, 0.15, 0.2, 0.25)
 QUICK_RADII = (0.1, 0.25)
-#: Of the fresh noises: beyond those of attacks and of the estimate of the guided attack.
-FRESH = 2**29
-Data = tuple[nn.Module, torch.Tensor, NDArray[np.int64]]
+FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "attacks_against_bound.svg"
 
 
-def digits(images: int) -> Data:
-    """The demo's network (100 training images), and held-out images."""
-    pixels, labels = load_digits()
-    order = np.random.Generator(np.random.PCG64(0)).permutation(len(pixels))
-    held_out, training = np.sort(order[:images]), np.sort(order[500:600])
-    network = train(pixels[training], labels[training], sigma=SIGMA, epochs=120, seed=0)
-    return network, torch.from_numpy(pixels[held_out]), labels[held_out]
-
-
-class FashionNetwork(nn.Module):
-    """Two convolutions and two linear layers for 28 x 28 images in [0, 1]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 16, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(32 * 49, 100),
-            nn.ReLU(),
-            nn.Linear(100, 10),
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layers((images - 0.286) / 0.353)
-        return logits
-
-
-def fashion(images: int, training: int, epochs: int, device: str) -> Data:
-    """A network trained with noise on some of the training images, and the first test images."""
-    folder = Path(os.environ.get("CERTCAL_SHARED", "../shared")) / "data" / "fashion-mnist"
-
-    def read(name: str, header: int) -> NDArray[np.uint8]:
-        with gzip.open(folder / name) as file:
-            return np.frombuffer(file.read(), np.uint8, offset=header)
-
-    x = (
-        torch.from_numpy(
-            read("train-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)[:training].copy()
-        ).float()
-        / 255
-    )
-    y = torch.from_numpy(read("train-labels-idx1-ubyte.gz", 8)[:training].astype(np.int64))
-    torch.manual_seed(0)
-    network = FashionNetwork().to(device)
-    x, y = x.to(device), y.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x), device=device).split(128):
-            noisy = x[rows] + SIGMA * torch.randn_like(x[rows])
-            loss = nn.functional.cross_entropy(network(noisy), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    test = read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)[:images].copy()
-    labels = read("t10k-labels-idx1-ubyte.gz", 8)[:images].astype(np.int64)
-    return network.eval(), torch.from_numpy(test).float() / 255, labels
-
-
-def ours(radius: float, norm: Norm, steps: int) -> dict[str, Attack]:
-    common: dict[str, Any] = {"radius": radius, "norm": norm}
-    found: dict[str, Attack] = {
-        f"ace({eta},{omega})": AceAttack(eta=eta, omega=omega, steps=steps, **common)
-        for eta in (1, -1)
-        for omega in ("label", "predicted")
-    }
-    found["brier"] = BrierAttack(steps=steps, **common)
-    found["cce-guided"] = CceGuidedAttack(steps=steps, **common)
-    found["dece"] = DeceAttack(steps=steps, **common)
-    found["one-step-ace"] = OneStepAceAttack(**common)
+def soundness_attacks(
+    radii: tuple[float, ...], steps: int, draws: int
+) -> dict[float, dict[str, Attack]]:
+    """Those of the strength runs, with fewer steps, and fewer noises for the targets of the guided one."""
+    found = {}
+    for radius in radii:
+        here = ours(radius, "l2", steps)
+        guided = here.pop("cce-guided")
+        found[radius] = here | {"cce-guided": dataclasses.replace(guided, draws=draws)}
     return found
 
 
-#: What ours are compared with; DECE and one-step ACE are run by this package, as published.
-PEERS = ("dece", "one-step-ace", "pgd", "foolbox", "torchattacks")
-
-
-def pgd(
-    victim: Victim, x: torch.Tensor, y: torch.Tensor, ids: torch.Tensor, ball: Ball, steps: int
-) -> torch.Tensor:
-    """Projected gradient ascent of the cross-entropy, constant steps of 2 radius / steps: the reference."""
-    at = x.clone()
-    for _ in range(steps):
-        leaf = at.clone().requires_grad_()
-        scores = victim.outputs(leaf, ids).log_scores
-        (gradient,) = torch.autograd.grad(-scores.gather(1, y[:, None]).sum(), leaf)
-        at = ball.project(at + 2 * ball.radius / steps * ball.unit_step(gradient), x)
-    return at
-
-
-def foolbox_pgd(
-    victim: Victim, x: torch.Tensor, y: torch.Tensor, ball: Ball, steps: int
-) -> torch.Tensor:
-    import foolbox
-
-    kinds = {"l2": foolbox.attacks.L2PGD, "linf": foolbox.attacks.LinfPGD}
-    attack = kinds[ball.norm](rel_stepsize=2 / steps, steps=steps, random_start=False)
-    model = foolbox.PyTorchModel(victim.model, bounds=(0, 1))
-    result: torch.Tensor = attack.run(model, x, y, epsilon=ball.radius)
-    return result
-
-
-def torchattacks_pgd(
-    victim: Victim, x: torch.Tensor, y: torch.Tensor, ball: Ball, steps: int
-) -> torch.Tensor:
-    import torchattacks
-
-    options = {
-        "eps": ball.radius,
-        "alpha": 2 * ball.radius / steps,
-        "steps": steps,
-        "random_start": False,
-    }
-    kinds = {"l2": torchattacks.PGDL2, "linf": torchattacks.PGD}
-    attack = kinds[ball.norm](victim.model, **options)
-    result: torch.Tensor = attack(x, y)
-    return result
-
-
-def filtered(
-    victim: Victim, x: torch.Tensor, found: torch.Tensor, ids: torch.Tensor, part: int = 64
-) -> torch.Tensor:
-    """The attacked images where the victim's prediction stays, the clean ones elsewhere."""
-    with torch.no_grad():
-        kept = torch.cat(
-            [
-                victim.outputs(a, i).predicted == victim.outputs(b, i).predicted
-                for a, b, i in zip(x.split(part), found.split(part), ids.split(part), strict=True)
-            ]
+def all_strength(quick: bool, seeds: int, device: str, parts: Path) -> dict[str, Any]:
+    """One entry a network, victim and norm: a list over seeds, each from disk where it was done before."""
+    images, draws, fresh_draws, steps = (40, 8, 300, 12) if quick else (400, 16, 1000, 20)
+    found: dict[str, Any] = {}
+    cases = [
+        (network, smooth, norm, radius, seed)
+        for seed in range(seeds)
+        for network, smooth, norm, radius in (
+            ("digits", False, "l2", 0.3),
+            ("digits", False, "linf", 0.03),
+            ("digits", True, "l2", 0.3),
+            ("fashion", False, "l2", 0.3),
         )
-    return torch.where(kept.view(-1, 1, 1, 1), found, x)
-
-
-def peers(
-    victim: Victim, x: torch.Tensor, y: torch.Tensor, ids: torch.Tensor, ball: Ball, steps: int
-) -> dict[str, torch.Tensor]:
-    parts = list(zip(x.split(64), y.split(64), ids.split(64), strict=True))
-    found = {"pgd": torch.cat([pgd(victim, a, b, i, ball, steps) for a, b, i in parts])}
-    if victim.draws == 1:
-        for name, function in (("foolbox", foolbox_pgd), ("torchattacks", torchattacks_pgd)):
-            try:
-                moved = torch.cat([function(victim, a, b, ball, steps) for a, b, _ in parts])
-            except ImportError:
-                print(f"{name} is not installed: left out")
-                continue
-            found[name] = ball.project(moved, x)
-    return {name: filtered(victim, x, images, ids) for name, images in found.items()}
-
-
-def strength(
-    name: str, data: Data, victim: Victim, fresh: Victim, ball: Ball, steps: int, device: str
-) -> dict[str, Any]:
-    """ECE and Brier score of every attack; the ratios to the best of the peers."""
-    from certcal_ext.attacks.base import confidences
-
-    _, images, labels = data
-    x, ids = images.to(device), np.arange(len(images))
-    rows: dict[str, dict[str, float]] = {}
-    predicted = None
-    for attack_name, attack in ours(ball.radius, ball.norm, steps).items():
-        started = time.perf_counter()
-        result = attack.run(victim, x, labels, sample_ids=ids)
-        seconds = time.perf_counter() - started
-        predicted = result.predicted
-        judged = result if result.fresh else result.under(fresh).only_kept()
-        after = judged.after()
-        rows[attack_name] = {
-            "ece": after.ece,
-            "brier": after.brier,
-            "gradients": int(result.gradients.max()),
-            "passes": float(result.passes.mean()),
-            "seconds": seconds,
-        }
-    before = judged.before()
-    assert predicted is not None
-    with torch.enable_grad():
-        found = peers(
-            victim,
-            x,
-            torch.from_numpy(labels).to(device),
-            torch.arange(len(x), device=device),
-            ball,
-            steps,
-        )
-    for peer, attacked in found.items():
-        confidence, kept = confidences(fresh, attacked, ids, predicted, batch_size=1024)
-        confidence = np.where(kept, confidence, judged.clean_confidence)
-        after = calibration(predicted == labels, confidence)
-        rows[peer] = {"ece": after.ece, "brier": after.brier, "gradients": steps}
-    mine = {n: r for n, r in rows.items() if n not in PEERS}
-    theirs = {n: r for n, r in rows.items() if n in PEERS}
-    ratios = {
-        "ece_best_over_peers": max(r["ece"] for r in mine.values())
-        / max(r["ece"] for r in theirs.values()),
-        "brier_best_over_peers": max(r["brier"] for r in mine.values())
-        / max(r["brier"] for r in theirs.values()),
-        "ece_guided_over_peers": rows["cce-guided"]["ece"] / max(r["ece"] for r in theirs.values()),
-    }
-    print(
-        f"\n{name}: {len(x)} images, {ball.norm} {ball.radius:g}, {steps} gradients; without attack ECE "
-        f"{before.ece:.4f}, Brier {before.brier:.4f}"
-    )
-    for attack_name, row in rows.items():
-        print(f"  {attack_name:20s} ECE {row['ece']:.4f}  Brier {row['brier']:.4f}")
-    print("  " + ", ".join(f"{key} {value:.3f}" for key, value in ratios.items()))
+        if network == "digits" or (seed == 0 and not quick)
+    ]
+    for network, smooth, norm, radius, seed in cases:
+        title = f"{network}, {'smoothed' if smooth else 'plain'}, {norm}"
+        path = parts / f"strength-{title.replace(', ', '-')}-{seed}.json"
+        if not path.exists():
+            data = (
+                digits(images, seed)
+                if network == "digits"
+                else fashion(1000, 20000, 4, device, seed)
+            )
+            victim = fresh = PlainVictim(data[0].to(device))
+            if smooth:
+                victim = SmoothedVictim(data[0], sigma=SIGMA, draws=draws, seed=5 + seed)
+                fresh = victim.with_draws(fresh_draws, first_draw=FRESH)
+            case = strength(
+                f"{title}, seed {seed}", data, victim, fresh, Ball(norm, radius), steps, device
+            )
+            path.write_text(json.dumps(case))
+        found.setdefault(title, []).append(json.loads(path.read_text()))
     return {
-        "images": len(x),
-        "norm": ball.norm,
-        "radius": ball.radius,
-        "steps": steps,
-        "victim": victim.settings,
-        "judged_by": fresh.settings,
-        "clean": {"ece": before.ece, "brier": before.brier},
-        "attacks": rows,
-        "ratios": ratios,
+        title: {"over_seeds": over_seeds(cases), "seeds": cases} for title, cases in found.items()
     }
 
 
-def score_intervals(
-    network: nn.Module,
-    images: torch.Tensor,
-    predicted: NDArray[np.int64],
-    n: int,
-    alpha: float,
-    seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two-sided Hoeffding intervals of the mean score of a class, from draws of their own."""
-    from certcal_ext.attacks.base import confidences
-
-    victim = SmoothedVictim(network, sigma=SIGMA, draws=n, seed=seed, first_draw=0)
-    mean, _ = confidences(victim, images, np.arange(len(images)), predicted, batch_size=1024)
-    error = math.sqrt(math.log(2 / alpha) / (2 * n)) + 1e-9
-    return np.clip(mean - error, 0, 1), np.clip(mean + error, 0, 1)
+def all_soundness(quick: bool, images: int, parts: Path) -> dict[str, Any]:
+    """The demo's network at every radius."""
+    radii = QUICK_RADII if quick else RADII
+    size = Size(1000, 8, 300, 3000, 10) if quick else Size()
+    network, x, labels = digits(images)
+    scene = certified(network, x, labels, SIGMA, size.n, parts)
+    attacks = soundness_attacks(radii, 6 if quick else 10, 64 if quick else 256)
+    return soundness(scene, attacks, size, parts)
 
 
-def soundness(
-    data: Data,
-    radii: tuple[float, ...],
-    n: int,
-    draws: int,
-    steps: int,
-    fresh_draws: int,
-    device: str,
-) -> list[dict[str, Any]]:
-    """All attacks against the certificates by votes and by scores; a violation stops the run."""
-    network, images, labels = data
-    alpha, x = 1e-3, images.to(device)
-    smooth = cc.SmoothedClassifier(network, 10, SIGMA, seed=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        votes = smooth.certify(x, labels, n0=100, n=n, alpha=alpha)
-    predicted = votes.table["predicted"].to_numpy()
-    low, high = score_intervals(network, x, predicted, n, alpha / 2, seed=2)
-    one_sided = votes.table["p_lower"].to_numpy()  # at alpha / 2 a side
-    records = []
-    for kind in ("votes", "scores"):
-        victim = SmoothedVictim(network, sigma=SIGMA, draws=draws, seed=3, confidence=kind)
-        fresh = victim.with_draws(fresh_draws, first_draw=FRESH)
-        for radius in radii:
-            results: list[AttackResult] = []
-            for attack in ours(radius, "l2", steps).values():
-                found = attack.run(victim, x, labels, predicted=predicted)
-                results.append(found.under(fresh))
-            if kind == "votes":
-                certificates = votes
-            else:
-                inside = np.flatnonzero(ndtri(one_sided) > radius / SIGMA + 1e-12)
-                shift = radius / SIGMA
-                lower = np.maximum(ndtr(ndtri(low[inside]) - shift) - 1e-12, 0)
-                upper = np.minimum(ndtr(ndtri(high[inside]) + shift) + 1e-12, 1)
-                certificates = cc.Certificates.from_intervals(
-                    predicted[inside] == labels[inside], lower, upper, radius=radius,
-                    predicted=predicted[inside],
-                ).with_provenance(alpha=alpha)  # fmt: skip
-                results = [renumbered(result.rows(inside)) for result in results]
-            report = compare_with_bound(certificates, results)
-            row = report.rows[0]
-            records.append(
-                {
-                    "confidence": kind,
-                    "outside": len(report.outside),
-                    "allowed": report.allowed,
-                    "looks": report.looks,
-                }
-                | report.to_table().to_pylist()[0]
-            )
-            print(
-                f"{kind} R {radius:g}: {row.certified} certified; ECE {row.clean_ece:.4f} <= {row.attack_ece:.4f} "
-                f"({row.ece_attack}) <= {row.bound_ece:.4f}, ratio {row.ece_ratio:.3f}; Brier {row.clean_brier:.4f} <= "
-                f"{row.attack_brier:.4f} <= {row.bound_brier:.4f}, ratio {row.brier_ratio:.3f}; "
-                f"outside {len(report.outside)}"
-            )
-    return records
+def draw(measured: dict[str, Any]) -> None:
+    """Clean metric, best attack and bound by radius, for both kinds of confidence."""
+    import matplotlib
 
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
 
-def renumbered(result: AttackResult) -> AttackResult:
-    return dataclasses.replace(result, index=np.arange(len(result)))
+    colours = {"bound": "#c2470a", "attack": "#16202c", "clean": "#0068a8"}
+    settings = {"svg.hashsalt": "certcal_ext", "font.size": 9, "axes.grid": True, "grid.color": "#e3e7ec",
+                "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+    with matplotlib.rc_context(settings):
+        drawing = Figure(figsize=(7.2, 5.2), layout="constrained")
+        axes = drawing.subplots(2, 2, sharex=True, sharey="row")
+        for column, kind in enumerate(("votes", "scores")):
+            rows = measured["soundness"][kind]["rows"]
+            radii = [row["radius"] for row in rows]
+            for line, metric in enumerate(("ece", "brier")):
+                ax = axes[line, column]
+                for part, label, marker in (
+                    ("bound", "certified bound", "s"),
+                    ("attack", "strongest attack", "o"),
+                    ("clean", "no attack", "D"),
+                ):
+                    values = [row[f"{part}_{metric}"] for row in rows]
+                    ax.plot(
+                        radii, values, color=colours[part], marker=marker, markersize=4, label=label
+                    )
+                ax.label_outer()
+            axes[0, column].set_title(f"confidence by {kind}")
+            axes[1, column].set_xlabel("radius")
+        for line, name in enumerate(("calibration error", "Brier score")):
+            axes[line, 0].set_ylabel(name)
+            axes[line, 0].set_ylim(bottom=0)  # last, as the axis is shared
+        drawing.legend(
+            *axes[0, 0].get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=3,
+            frameon=False,
+        )
+        drawing.savefig(FIGURE, metadata={"Date": None, "Creator": None}, facecolor="white")
+    # The writer leaves blanks at the ends of lines.
+    text = FIGURE.read_text(encoding="utf-8")
+    FIGURE.write_text("\n".join(map(str.rstrip, text.splitlines())) + "\n", encoding="utf-8")
+    print(f"{FIGURE.name} written")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--images", type=int, default=None)
+    parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--parts", type=Path, default=None)
+    parser.add_argument("--figure", action="store_true")
     chosen = parser.parse_args()
-    quick, device = chosen.quick, chosen.device
-    count = chosen.images or (40 if quick else 1000)
-    draws, fresh_draws, steps = (8, 500, 12) if quick else (16, 4000, 20)
-    measured: dict[str, Any] = {"strength": {}}
-
-    demo = digits(min(count, 500))
-    demo[0].to(device)
-    cases: list[tuple[str, Data]] = [("digits", demo)]
-    training, epochs = (6000, 2) if quick else (60_000, 8)
-    clothes = fashion(count, training, epochs, device)
-    if not quick:
-        cases.append(("fashion", clothes))
-    for name, data in cases:
-        plain = PlainVictim(data[0])
-        smoothed = SmoothedVictim(data[0], sigma=SIGMA, draws=draws, seed=5)
-        fresh = smoothed.with_draws(fresh_draws, first_draw=FRESH)
-        for ball in (Ball("l2", 0.3), Ball("linf", 0.03)):
-            title = f"{name}, plain, {ball.norm}"
-            measured["strength"][title] = strength(title, data, plain, plain, ball, steps, device)
-        title = f"{name}, smoothed, l2"
-        measured["strength"][title] = strength(
-            title, data, smoothed, fresh, Ball("l2", 0.3), steps, device
-        )
-    n = 1000 if quick else 10_000
-    measured["soundness"] = soundness(
-        clothes, QUICK_RADII if quick else RADII, n, draws, steps, fresh_draws, device
-    )
+    if chosen.figure:
+        draw(json.loads((RESULTS / "attacks.json").read_text())["measurements"])
+        return
+    torch.set_num_threads(1)  # networks this small gain nothing from a second thread
+    quick = chosen.quick
+    name = f"certcal-attacks{'-quick' if quick else ''}"
+    parts = chosen.parts or Path(tempfile.gettempdir()) / name
+    parts.mkdir(parents=True, exist_ok=True)
+    measured = {
+        "strength": all_strength(
+            quick, chosen.seeds or (1 if quick else 3), chosen.device, parts
+        ),
+        "soundness": all_soundness(quick, chosen.images or (60 if quick else 1200), parts),
+    }  # fmt: skip
     if not quick:
         write("attacks", "python bench/bench_attacks.py", measured)
+        draw(measured)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +144,12 @@ def test_the_page(tmp_path: Path) -> None:
     assert "://" not in re.sub(r'xmlns[^ >]*="[^"]*"', "", page)  # nothing is loaded
     assert "#0a0b" not in page  # every colour follows the theme
     assert "Beside the bound" not in page
+    named = dataclasses.replace(
+        result, attack="<i>mine</i>", settings={**result.settings, "note": "<script>"}
+    )
+    foreign = render_attack_report(named)
+    assert "&lt;i&gt;mine&lt;/i&gt; moved" in foreign
+    assert "<script>" not in foreign
     vacuous = cc.Certificates.from_intervals(result.correct, np.zeros(12), np.ones(12), radius=0.3)
     bound = compare_with_bound(vacuous, [result])
     assert "Beside the bound" in render_attack_report(result, bound=bound)
@@ -157,5 +165,78 @@ def test_the_page_of_one_sample_and_of_foreign_noises() -> None:
     own = BrierAttack(radius=0.0).run(victim, images, [0]).predicted
     result = BrierAttack(radius=0.1).run(victim, images, [0], predicted=(own + 1) % 4)
     page = render_attack_report(result)
-    assert "the noises of the attack" in page
+    assert "by the 3 noises of the attack" in page
     assert "On 1 image the class that had to stay is not on top" in page
+    assert "these count as without attack" in page  # it was left alone
+    assert "no prediction changes" in page
+    moved = dataclasses.replace(result, l2=result.l2 + 0.05)
+    page = render_attack_report(moved)
+    assert "no prediction changes" not in page
+    assert "% under attack" in page
+
+
+def test_an_estimate_runs_nothing(folder: Path) -> None:
+    words = ("--data", "data.npz", "--radius", "0.3", "--sigma", "0.1", "--fresh-draws", "20")
+    done = run(*words, "--steps", "4", "--estimate", "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["images"] == SAMPLES
+    assert 0 < said["seconds"] < 600
+    assert f"attacking {SAMPLES} images on cpu: about" in done.stderr
+    assert not Path("attack.parquet").exists()
+    done = run(*words, "--steps", "4")
+    assert done.exit_code == 0, done.output
+    # What is done and what is left are told, for both halves.
+    assert re.search(r"attacking: 100 % of [\d,]+ passes, took", done.stderr)
+    assert f"judging by fresh noises: 100 % of {2 * SAMPLES} images, took" in done.stderr
+
+
+def test_an_interrupt_leaves_no_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = BrierAttack.run
+
+    def interrupted(self: BrierAttack, victim: Any, images: Any, *rest: Any, **named: Any) -> Any:
+        if len(images) == SAMPLES and named["progress"]:
+            raise KeyboardInterrupt
+        return whole(self, victim, images, *rest, **named)
+
+    monkeypatch.setattr(BrierAttack, "run", interrupted)
+    done = run("--data", "data.npz", "--radius", "0.3", "--attack", "brier")
+    assert done.exit_code == 130
+    assert "stopped; nothing is written" in done.stderr
+    assert not Path("attack.parquet").exists()
+
+
+def test_bad_models_and_data_are_named_before_the_attack(folder: Path) -> None:
+    held = np.load("data.npz")
+    Path("attacked_bad.py").write_text(
+        "import torch\n\n\ndef soft():\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.Softmax(1))\n\n\n"
+        "class Nothing(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return torch.full((len(x), 4), torch.nan)\n"
+    )
+    np.savez("wide.npz", images=2 * held["images"], labels=held["labels"])
+    np.savez("fifth.npz", images=held["images"], labels=np.full(SAMPLES, 9))
+    app = typer.Typer()
+    app.command("attack")(attack)
+    for words, message in (
+        ("--model attacked_bad:soft --data data.npz", "got rows of probabilities"),
+        ("--model attacked_bad:Nothing --data data.npz", "NaN or infinite logits"),
+        ("--model attacked_bad:soft --weights weights.pt --data data.npz", "weights.pt"),
+        ("--model attacked_net:net --data wide.npz", "[0, 1]"),
+        ("--model attacked_net:net --data fifth.npz", "labels: expected 0 to 3"),
+    ):
+        done = CliRunner().invoke(app, [*words.split(), "--radius", "0.1", "--device", "cpu"])
+        assert done.exit_code == 2, (words, done.output)
+        errors = [line for line in done.stderr.splitlines() if "error:" in line]
+        assert len(errors) == 1, done.stderr
+        assert message in errors[0], errors
+        assert not Path("attack.parquet").exists()
+
+
+def test_labels_at_chance_are_a_warning(folder: Path) -> None:
+    generator = np.random.Generator(np.random.PCG64(1))
+    images = generator.random((60, 1, 3, 4), dtype=np.float32)
+    np.savez("chance.npz", images=images, labels=generator.integers(0, 4, 60))
+    done = run("--data", "chance.npz", "--radius", "0.1", "--attack", "one-step-ace")
+    assert done.exit_code == 0, done.output
+    assert "near chance for 4 classes" in done.stderr

@@ -16,7 +16,9 @@ from scipy.stats import binom
 
 from certcal_ext import _check
 from certcal_ext.attacks.result import AttackResult
+from certcal_ext.certificates.evidence import row_factor
 from certcal_ext.metrics.brier_ece import brier, ece
+from certcal_ext.recalibration.maps import IdentityMap, RecalibrationMap
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates, CertifiedSet
@@ -150,7 +152,8 @@ def compare_with_bound(
     more than the 1 - false_alarm/2 quantile of Binomial(N, alpha) with probability at most false_alarm / 2. More of them
     are an error.
 
-    An estimate outside its interval by no more than its own error counts as the nearest end in the metrics.
+    An estimate outside its interval by no more than its own error counts as the nearest end in the metrics. Confidences go
+    through the map of recalibrated certificates, which is monotone, with the ends of their intervals rounded outward.
 
     Args:
         certificates: with labels; all samples that they certify at a radius must have been attacked there.
@@ -203,7 +206,8 @@ def compare_with_bound(
         )
         rows.append(row)
         outside += left
-    alpha = certificates.provenance.alpha or 0.0
+    made = certificates.provenance
+    alpha = (made.alpha or 0.0) * row_factor(made, everyone=False)
     allowed = int(binom.ppf(1 - alarm / 2, len(certificates), alpha)) if alpha > 0 else 0
     samples = sorted({one.index for one in outside})
     if len(samples) > allowed:
@@ -275,6 +279,8 @@ def _one_radius(
 ) -> tuple[BoundRow, list[Outside]]:
     """The row of a radius and the samples outside their intervals."""
     outside: list[Outside] = []
+    stored = certificates.provenance.recalibration
+    mapping = IdentityMap() if stored is None else RecalibrationMap.from_json(stored)
     best: dict[str, tuple[float, str]] = {"ece": (-1.0, ""), "brier": (-1.0, "")}
     clean = {"ece": np.nan, "brier": np.nan}
     if not len(chosen.index):
@@ -287,7 +293,7 @@ def _one_radius(
             (_CLEAN, here.clean_confidence),
             (here.attack, here.attacked_confidence),
         ):
-            points, left = _consistent(chosen, here, name, confidence, beta, tolerance)
+            points, left = _consistent(chosen, here, name, confidence, beta, tolerance, mapping)
             outside += left
             values = {"ece": ece(here.correct, points, *bins), "brier": brier(here.correct, points)}
             for metric, value in values.items():
@@ -318,12 +324,15 @@ def _consistent(
     confidence: Floats,
     beta: float,
     tolerance: float,
+    mapping: RecalibrationMap,
 ) -> tuple[Floats, list[Outside]]:
     """Estimates moved to the nearest end where their error explains the distance, and those it does not explain."""
     if result.settings["victim"] == "smoothed":
         low, high = mean_interval(confidence, result.draws, beta)
     else:
-        low, high = confidence - tolerance, confidence + tolerance
+        low, high = (np.clip(confidence + way * tolerance, 0, 1) for way in (-1, 1))
+    confidence = mapping(confidence)
+    low, high = mapping.image(low, high)
     above, below = low > chosen.upper, high < chosen.lower
     left = [
         Outside(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext._files import replacing
+from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.metrics import brier_ece as metrics
 from certcal_ext.metrics import ks_mce as more_metrics
 
@@ -155,12 +156,15 @@ class AttackResult:
         """Metrics under attack; keywords as ``before``."""
         return calibration(self.correct, self.attacked_confidence, **bins)
 
-    def under(self, victim: Victim, *, batch_size: int = 1024) -> AttackResult:
+    def under(
+        self, victim: Victim, *, batch_size: int = 1024, progress: bool | Report = False
+    ) -> AttackResult:
         """The same images shown to another victim, such as the same one under fresh noises.
 
         Args:
             victim: what gives the confidences, such as ``SmoothedVictim.with_draws(1000)``.
             batch_size: inputs a forward pass.
+            progress: True shows how far it is; or a function of (images done, images in all).
 
         Returns:
             A result with the victim's confidences and ``kept``; ``settings`` names the victim.
@@ -173,12 +177,19 @@ class AttackResult:
         from certcal_ext.attacks.base import confidences
 
         seen = self.settings.get("seen", {name: self.settings.get(name) for name in _NOISE})
-        clean, _ = confidences(
-            victim, self.clean_images, self.index, self.predicted, batch_size=batch_size
-        )
-        attacked, kept = confidences(
-            victim, self.images, self.index, self.predicted, batch_size=batch_size
-        )
+        with reporting(progress, "judging by fresh noises", "images") as report:
+            tally = Tally(2 * len(self), report)
+            (clean, _), (attacked, kept) = (
+                confidences(
+                    victim,
+                    images,
+                    self.index,
+                    self.predicted,
+                    batch_size=batch_size,
+                    on_pass=tally.add,
+                )
+                for images in (self.clean_images, self.images)
+            )
         return dataclasses.replace(
             self,
             settings={**self.settings, **victim.settings, "seen": seen},

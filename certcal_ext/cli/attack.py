@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +14,16 @@ import typer
 
 from certcal_ext._progress import duration, shown
 from certcal_ext.cli import _options
-from certcal_ext.cli._common import examples, print_json, user_errors, writable
+from certcal_ext.cli._common import examples, note, print_json, user_errors, writable
 from certcal_ext.cli._preflight import check_clean, first_line, to_device
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from certcal_ext._progress import Report
     from certcal_ext.attacks import Attack, AttackResult, BoundReport, Victim
+    from certcal_ext.datasets import ImageData
 
 NAMES = (
     "cce-guided",
@@ -29,6 +36,10 @@ NAMES = (
     "ace-toward",
 )
 
+_STOPPED = 130
+#: A trial shorter than this says little about the run.
+_PROBE_SECONDS = 0.5
+
 EXAMPLES = examples(
     (
         "The strongest attack on the calibration error of a plain model, with its page",
@@ -39,6 +50,10 @@ EXAMPLES = examples(
         "On the smoothed model, beside what it was certified to withstand",
         "certcal attack --model my_models:resnet --weights model.pt --data test.npz --radius 0.25 "
         "--sigma 0.25 --confidence votes --certificates certificates.parquet",
+    ),
+    (
+        "Only say how long it would take",
+        "certcal attack --model net:Net --data test.npz --radius 0.25 --sigma 0.25 --estimate",
     ),
     (
         "Another attack, in the linf norm",
@@ -106,11 +121,15 @@ def attack(
         "attack.parquet"
     ),
     report: _options.Report = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what the run would take.")
+    ] = False,
     as_json: _options.Json = False,
 ) -> None:
     """Attacks the calibration of a model: no prediction changes, confidences do.
 
-    Radius and noise are in [0, 1] pixel units, so normalisation belongs inside the model.
+    Radius and noise are in [0, 1] pixel units, so normalisation belongs inside the model. The table is written when
+    the whole run has succeeded.
     """
     with user_errors():
         writable(out, "--out")
@@ -137,22 +156,24 @@ def attack(
         network, where = to_device(load_model(model, weights), device)
         check_clean(network, images, where, None)
         victim = _victim(network, sigma, draws, seed, confidence)
+        fresh = None if sigma is None else _fresh(victim, fresh_draws)
+        job = _Job(chosen, victim, fresh, images, predicted, batch_size)
+        expected = job.seconds()
+        note(f"attacking {len(images.images):,} images on {where}: about {duration(expected)}")
+        if estimate:
+            if as_json:
+                print_json({"images": len(images.images), "seconds": expected})
+            return
         started = time.perf_counter()
-        with shown("attacking", "passes") as show:
-            result = _run(
-                chosen,
-                victim,
-                images.images,
-                images.labels,
-                {
-                    "predicted": predicted,
-                    "sample_ids": images.ids,
-                    "batch_size": batch_size,
-                    "progress": show,
-                },
-            )
-        if sigma is not None:
-            result = result.under(_fresh(victim, fresh_draws), batch_size=batch_size)
+        try:
+            with shown("attacking", "passes") as show:
+                result = job.run(slice(None), show)
+            if fresh is not None:
+                with shown("judging by fresh noises", "images") as show:
+                    result = result.under(fresh, batch_size=batch_size, progress=show).only_kept()
+        except KeyboardInterrupt:
+            note("certcal: stopped; nothing is written")
+            raise typer.Exit(_STOPPED) from None
         bound = None if certified is None else compare_with_bound(certified, [result], bins=bins)
         seconds = time.perf_counter() - started
         result.to_parquet(out)
@@ -249,16 +270,65 @@ def _predicted(certificates: Any, ids: Any) -> Any:
     return certificates.table["predicted"].to_numpy()[at]
 
 
-def _run(
-    attack: Attack, victim: Victim, images: Any, labels: Any, options: dict[str, Any]
-) -> AttackResult:
-    import torch
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One attack on all images, or on some of them to see how long it takes."""
 
-    try:
-        return attack.run(victim, torch.from_numpy(images), labels, **options)
-    except RuntimeError as error:
-        hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
-        raise ValueError(f"model: failed under attack: {first_line(error)}{hint}") from error
+    attack: Attack
+    victim: Victim
+    fresh: Victim | None
+    images: ImageData
+    predicted: NDArray[np.int64] | None
+    batch_size: int
+
+    def run(self, rows: slice, show: Report | bool) -> AttackResult:
+        """The attack on some images.
+
+        Raises:
+            ValueError: the model fails, or an argument does not fit.
+        """
+        import torch
+
+        assert self.images.labels is not None  # checked by the caller
+        try:
+            return self.attack.run(
+                self.victim,
+                torch.from_numpy(self.images.images[rows]),
+                self.images.labels[rows],
+                predicted=None if self.predicted is None else self.predicted[rows],
+                sample_ids=self.images.ids[rows],
+                batch_size=self.batch_size,
+                progress=show,
+            )
+        except RuntimeError as error:
+            hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
+            raise ValueError(f"model: failed under attack: {first_line(error)}{hint}") from error
+
+    def seconds(self) -> float:
+        """Expected time, from the real thing on the first images: on one, and on more until the time means something.
+
+        A pass over few images takes nearly as long as one over a batch, so what a batch costs and what an image costs are
+        told apart.
+        """
+        total = len(self.images.images)
+        self._trial(1)  # warms up
+        some, one = 1, self._trial(1)
+        spent = one
+        while spent < _PROBE_SECONDS and 10 * some < total:
+            some = min(total, 4 * some)
+            spent = self._trial(some)
+        each = max(0.0, spent - one) / max(1, some - 1)
+        batches = math.ceil(total * self.victim.draws / self.batch_size)
+        return batches * max(0.0, one - each) + total * (each if some > 1 else one / batches)
+
+    def _trial(self, some: int) -> float:
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = self.run(slice(0, some), False)
+            if self.fresh is not None:
+                result.under(self.fresh, batch_size=self.batch_size)
+        return time.perf_counter() - started
 
 
 def _show(
