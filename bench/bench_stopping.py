@@ -4,14 +4,17 @@
 Draws are replayed from the stored CIFAR-10 counts (shared folder, sigma 0.25), in an order that the seed fixes. Every
 draw but those that select the class is counted, planning draws too; the full and the plain runs have those as well.
 
-Run with: python bench/bench_stopping.py [--quick] [--demo] [--log FILE] [--votes FILE]
+Run with: python bench/bench_stopping.py [--quick] [--demo] [--log FILE] [--votes FILE] [--oracle]
 
-``--demo`` also counts 100,000 draws of 500 images of the demonstration (50 million forward passes), and runs on the model.
+Each part replaces its own entries of bench/results/stopping.json and keeps the others:
 
-The settings were chosen on the CIFAR-10 counts. ``--log`` names a certification log of another model at sigma 0.25 and
-100,000 draws, and only checks them on it and in fresh orders of the CIFAR-10 counts. ``--votes`` names an .npz file that
-``--demo`` writes its full counts to; alone, it only asks how few draws any plan could take on them. Both keep
-the other stored results.
+* without options, the CIFAR-10 counts in the orders that the settings were chosen on;
+* ``--demo`` counts 100,000 draws of 500 images of the demonstration (50 million forward passes), and runs on the model;
+  with ``--votes`` the counts are kept in that .npz file;
+* ``--log`` names a certification log of another model at sigma 0.25 and 100,000 draws: it, and the CIFAR-10 counts, in
+  fresh orders;
+* ``--votes`` alone runs on the demonstration's counts in fresh orders;
+* ``--oracle`` with ``--votes`` asks how few draws any plan could take (``stopping_oracle.py``).
 """
 
 from __future__ import annotations
@@ -25,27 +28,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import RESULTS, environment, write
+from harness import RESULTS, environment
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
-from scipy.stats import binom
 
 import certcal_ext as cc
-from certcal_ext.intervals.clopper_pearson import Interval, clopper_pearson, probit
+from certcal_ext.intervals.clopper_pearson import Interval, clopper_pearson
 from certcal_ext.stopping.adaptive import AdaptiveResult, ReplayedVotes, run_adaptive
-from certcal_ext.stopping.forecast import Outcomes, cells, solve_cells
 from certcal_ext.stopping.plans import what_more_draws_buy
-from certcal_ext.stopping.rules import Stopping, split_interval
+from certcal_ext.stopping.rules import Stopping
 
 SIGMA, ALPHA, N = 0.25, 1e-3, 100_000
 RADII = (SIGMA / 4, SIGMA / 2, SIGMA, 2 * SIGMA)
 #: Goals: how many times fewer draws, at each radius; and how near to the full run.
 FEWER, NEAR, SAME = (10, 10, 10, 4), 0.005, 0.99
 MOST = 25_000.0
-#: Orders that no setting was chosen on.
-FRESH = range(10, 15)
+#: Orders that no setting was chosen on; more of the demonstration, which is small.
+FRESH, FRESH_DEMO = range(30, 33), range(30, 50)
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,12 @@ class Study:
         source = ReplayedVotes(self.votes, N, seed)
         return run_adaptive(source, self.correct, SIGMA, ALPHA, Stopping(radii=radii, **rules))
 
+    def one_radius(self, radius: float, seeds: range) -> list[dict[str, Any]]:
+        """Runs for this radius alone that may take what the goal allows."""
+        most = N / FEWER[RADII.index(radius)]
+        runs = [self.adaptive((radius,), s, max_draws=most) for s in seeds]
+        return [self.compare_run(run)[0] for run in runs]
+
     def plain(self, radius: float, draws: int, seed: int) -> dict[str, Any]:
         rows = np.arange(self.votes.size)
         counts = ReplayedVotes(self.votes, N, seed).votes(rows, 0, draws)
@@ -114,31 +119,41 @@ class Study:
 
 
 HEADER = (
-    "| run | R / sigma | draws | fewer | Brier | ECE | Brier, common | ECE, common | same decisions | within 0.005, 99 % |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| run | R / sigma | draws | fewer | median | Brier | ECE | Brier, common | ECE, common | same decisions | "
+    "orders within 0.005, 99 % |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
+def within(entry: dict[str, Any]) -> bool:
+    """Whether a run is as near to the full one as the goal asks for."""
+    return max(abs(entry["brier"]), abs(entry["ece"])) <= NEAR and entry["same_decisions"] >= SAME
+
+
 def show(name: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Prints the worst of the seeds, and gives all of them."""
+    """Prints the worst of the orders, and gives all of them."""
     worst = {
         key: max((e[key] for e in entries), key=abs)
         for key in ("brier", "ece", "common_brier", "common_ece")
     }
     draws, same = max(e["draws"] for e in entries), min(e["same_decisions"] for e in entries)
+    median = float(np.median([e["draws"] for e in entries]))
     ratio = entries[0]["radius_over_sigma"]
     fewer = FEWER[[r / SIGMA for r in RADII].index(ratio)]
-    within = max(abs(worst["brier"]), abs(worst["ece"])) <= NEAR and same >= SAME
+    kept = sum(within(e) for e in entries)
     print(
-        f"| {name} | {ratio:g} | {draws:,.0f} | {N / draws:.1f} x | {worst['brier']:+.4f} | {worst['ece']:+.4f} | "
-        f"{worst['common_brier']:+.4f} | {worst['common_ece']:+.4f} | {100 * same:.2f} % | {'yes' if within else 'no'} |",
+        f"| {name} | {ratio:g} | {draws:,.0f} | {N / draws:.1f} x | {N / median:.1f} x | "
+        f"{worst['brier']:+.4f} | {worst['ece']:+.4f} | "
+        f"{worst['common_brier']:+.4f} | {worst['common_ece']:+.4f} | {100 * same:.2f} % | {kept} of {len(entries)} |",
         flush=True,
     )
     return {
         "run": name,
         "radius_over_sigma": ratio,
-        "within": within,
-        "fewer_than_goal": N / draws < fewer,
+        "within": kept == len(entries),
+        "orders_within": kept,
+        "fewer_than_goal": round(N / draws, 6) < fewer,
+        "median_draws": median,
         "seeds": entries,
     }
 
@@ -150,7 +165,7 @@ def study(
     print(HEADER)
     rows = []
     for radius in RADII:
-        runs = [data.compare_run(data.adaptive((radius,), s, max_draws=MOST))[0] for s in seeds]
+        runs = data.one_radius(radius, seeds)
         rows.append(show("adaptive, this radius", runs))
         same = round(max(run["draws"] for run in runs))
         for draws in sorted({same, 10_000, 25_000}):
@@ -240,13 +255,11 @@ def held_out(data: Study, log: str) -> dict[str, Any]:
     votes = np.floor(drawn["confidence"].to_numpy() * N).astype(np.int64)
     other = Study(votes, drawn["correct"].to_numpy().astype(np.bool_))
     found: dict[str, Any] = {}
-    for name, source, seeds in (("fresh orders", data, FRESH), ("log", other, range(3))):
+    for name, source, seeds in (("fresh orders", data, FRESH), ("log", other, FRESH)):
         print(f"\n{name}, {source.votes.size:,} samples, {len(seeds)} orders\n\n{HEADER}")
         found[name] = []
         for radius in RADII:
-            runs = [
-                source.compare_run(source.adaptive((radius,), s, max_draws=MOST))[0] for s in seeds
-            ]
+            runs = source.one_radius(radius, seeds)
             found[name].append(show(f"adaptive, {name}", runs))
             same = round(max(run["draws"] for run in runs))
             plain = [source.plain(radius, same, s) for s in seeds]
@@ -254,143 +267,38 @@ def held_out(data: Study, log: str) -> dict[str, Any]:
     return found
 
 
-class Oracle:
-    """The fewest draws of any plan of one Clopper-Pearson interval a sample that knows the vote probabilities.
-
-    The full counts stand for the probabilities; no draws go to planning. Each sample chooses its number of draws, how alpha
-    is split between the ends, or not to be drawn at all. Means over the binomial votes meet the goals; the
-    ECE is the largest of its means under the sign vectors, which is at most its mean, so the answer errs low.
-    """
-
-    QUANTILES = 31
-    SPLITS = (0.5, 0.95, 0.9999)
-    DRAWS = tuple(round(50 * 2 ** (step / 2)) for step in range(22))
-
-    def __init__(self, data: Study, radius: float) -> None:
-        self._data, self._right = data, data.correct[:, None, None]
-        levels = (np.arange(self.QUANTILES) + 0.5) / self.QUANTILES
-        choices = [(n, split) for n in self.DRAWS for split in self.SPLITS]
-        self._cost = np.array([n for n, _ in choices] + [N, 0]) / N / data.votes.size
-        ends = []
-        for n, split in choices:
-            counts = binom.ppf(levels, n, data.votes[:, None] / N).astype(np.int64)
-            ends.append(split_interval(counts.reshape(-1), n, ALPHA, split))
-        ends.append(
-            clopper_pearson(np.repeat(data.votes, self.QUANTILES), N, ALPHA)
-        )  # the full run, as it was
-        shape = (len(ends), data.votes.size, self.QUANTILES)
-        lower, upper = (
-            np.stack(end).reshape(shape).swapaxes(0, 1)
-            for end in zip(*(probit(*pair) for pair in ends), strict=True)
-        )
-        self._outcomes = Outcomes.shifted(lower, upper, radius / SIGMA, 15)
-        self._full = data.full[radius]
-
-    def _mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(G, J) means over the votes where certified, and 0 for no draws."""
-        means = (values * self._outcomes.certified).mean(axis=2)
-        return np.hstack([means, np.zeros((len(means), 1))])
-
-    def _ece(self, signs: NDArray[np.int8]) -> NDArray[np.float64]:
-        wrong, right = (self._outcomes.ece_term(c, signs) for c in (0, 1))
-        return self._mean(np.where(self._right, right, wrong))
-
-    def _worst(self, use: NDArray[np.float64]) -> tuple[float, NDArray[np.int8]]:
-        o, sums = self._outcomes, np.zeros((3, 2, 15, 15))
-        for c in (0, 1):
-            rows = self._data.correct == c
-            part = Outcomes(
-                o.lower[rows],
-                o.upper[rows],
-                o.certified[rows],
-                o.first[rows],
-                o.last[rows],
-                o.edges,
-            )
-            weight = np.broadcast_to(use[rows, :-1, None] / self.QUANTILES, part.lower.shape)
-            sums += cells(weight, c, part)
-        return solve_cells(sums)
-
-    def least_draws(self, keep_hard: bool) -> float:
-        """Draws a sample on average.
-
-        Args:
-            keep_hard: whether missing hard samples may take at most ``NEAR`` off a metric.
-        """
-        o, size = self._outcomes, self._data.votes.size
-        count = self._mean(np.ones(o.lower.shape))
-        brier = self._mean(np.where(self._right, (1.0 - o.lower) ** 2, o.upper**2))
-        brier_full, ece_full = self._full.metrics()
-        full_run = np.zeros(count.shape)
-        full_run[:, -2] = 1.0
-        _, signs = self._worst(full_run)
-        ece = self._ece(signs)
-        full = self._full.certified[:, None]
-        rows = [(np.where(full, 1.0 - count, count), (1.0 - SAME) * size)]
-        for total, value in ((brier, brier_full), (ece, ece_full)):
-            rows += [(sign * (total - value * count) - NEAR * count, 0.0) for sign in (1, -1)]
-            if keep_hard:
-                worth = full * (total - value)[:, -2:-1]
-                rows.append(((1.0 - np.minimum(count, 1.0)) * worth, NEAR * float(full.sum())))
-        one_each = csr_array(
-            (np.ones(count.size), np.arange(count.size), np.arange(size + 1) * count.shape[1])
-        )
-        while True:
-            table = csr_array(np.stack([row.reshape(-1) for row, _ in rows]))
-            found = linprog(
-                np.tile(self._cost, size),
-                table,
-                [limit for _, limit in rows],
-                one_each,
-                np.ones(size),
-                method="highs",
-            )
-            value, signs = self._worst(found.x.reshape(count.shape))
-            if value <= ece_full + 1.01 * NEAR:
-                return float(found.fun) * N
-            rows.append((self._ece(signs) - (ece_full + NEAR) * count, 0.0))
-
-
 def demo_rows(data: Study) -> list[dict[str, Any]]:
-    """The demonstration in fresh orders."""
-    print(f"\nDemo, fresh orders\n\n{HEADER}")
-    return [
-        show(
-            "adaptive, this radius",
-            [data.compare_run(data.adaptive((r,), s, max_draws=MOST))[0] for s in FRESH],
-        )
-        for r in RADII
-    ]
+    """The demonstration in fresh orders, within the goal's draws and with as many as the tolerance asks for."""
+    print(f"\nDemo, {len(FRESH_DEMO)} fresh orders\n\n{HEADER}")
+    rows = [show("adaptive, this radius", data.one_radius(r, FRESH_DEMO)) for r in RADII]
+    runs = [data.compare_run(data.adaptive((SIGMA,), s, max_draws=MOST))[0] for s in FRESH_DEMO]
+    return [*rows, show("adaptive, max_draws 25,000", runs)]
 
 
-def oracle(data: Study) -> list[dict[str, float]]:
-    """The fewest draws at each radius."""
-    print(
-        "\n| R / sigma | fewest draws | fewer | keeping hard samples | fewer |\n|---|---|---|---|---|"
-    )
-    rows = []
-    for radius in RADII:
-        known = Oracle(data, radius)
-        least, kept = (known.least_draws(keep_hard) for keep_hard in (False, True))
-        print(
-            f"| {radius / SIGMA:g} | {least:,.0f} | {N / least:.1f} x | {kept:,.0f} | {N / kept:.1f} x |"
-        )
-        rows.append(
-            {"radius_over_sigma": radius / SIGMA, "least_draws": least, "keeping_hard": kept}
-        )
-    return rows
-
-
-def add_to_results(name: str, command: str, found: Any) -> None:
-    """Keeps the other stored results, which may be of another commit."""
+def add_to_results(command: str, parts: dict[str, Any]) -> None:
+    """Replaces these parts and keeps the other stored ones, which may be of another commit."""
     path = RESULTS / "stopping.json"
-    record = json.loads(path.read_text())
-    record["measurements"][name] = {
-        "command": command,
-        "environment": environment(),
-        "found": found,
-    }
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    stored = json.loads(path.read_text())["measurements"] if path.exists() else {}
+    made = {"command": command, "environment": environment()}
+    stored |= {name: made | {"found": found} for name, found in parts.items()}
+    path.write_text(json.dumps({"measurements": stored}, indent=2) + "\n")
+    print(f"{', '.join(parts)} written to {path.name}")
+
+
+def cifar10() -> Study:
+    """The stored counts."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("CERTCAL_SHARED", default)) / "data" / "cifar10_cohen_resnet110"
+    stored = np.load(folder / f"sigma_0.25_n_{N}.npz")
+    counts = stored["counts"].astype(np.int64)
+    selected = counts.argmax(1)
+    return Study(counts[np.arange(len(counts)), selected], selected == stored["label"])
+
+
+def digits_of(path: str) -> Study:
+    """The demonstration's counts, kept by ``--demo --votes``."""
+    with np.load(path) as kept:
+        return Study(kept["votes"], kept["correct"])
 
 
 def main() -> None:
@@ -399,40 +307,41 @@ def main() -> None:
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--log")
     parser.add_argument("--votes")
+    parser.add_argument("--oracle", action="store_true")
     options = parser.parse_args()
-    quick = options.quick
-    default = Path(__file__).resolve().parents[2] / "shared"
-    folder = Path(os.environ.get("CERTCAL_SHARED", default)) / "data" / "cifar10_cohen_resnet110"
-    stored = np.load(folder / f"sigma_0.25_n_{N}.npz")
-    counts = stored["counts"].astype(np.int64)
-    selected = counts.argmax(1)
-    data = Study(counts[np.arange(len(counts)), selected], selected == stored["label"])
-    seeds = range(1 if quick else 3)
-    if options.log is not None:
-        add_to_results(
-            "held_out", "python bench/bench_stopping.py --log FILE", held_out(data, options.log)
-        )
-    if options.votes is not None and not options.demo:
-        with np.load(options.votes) as kept:
-            digits = Study(kept["votes"], kept["correct"])
-        found_digits = {"fresh orders": demo_rows(digits), "oracle": oracle(digits)}
-        add_to_results("demo_check", "python bench/bench_stopping.py --votes FILE", found_digits)
-    if options.log is not None or (options.votes is not None and not options.demo):
+    command, seeds = "python bench/bench_stopping.py", range(1 if options.quick else 3)
+    if options.oracle:
+        import stopping_oracle
+
+        if options.votes is None:
+            parser.error("--oracle: expected the demonstration's counts in --votes")
+        print(stopping_oracle.HEADER)
+        for entry, name, votes in stopping_oracle.data_sets(digits_of(options.votes)):
+            found_least = stopping_oracle.oracles(name, votes)
+            add_to_results(f"{command} --votes FILE --oracle", {entry: found_least})
         return
-    print("Worst of the seeds; Brier and ECE are certified ones, minus those of the full run.\n")
-    found: dict[str, Any] = {"cifar10": study(data, seeds, (RADII[:3], RADII))}
-    if not quick:
-        found["sequence"] = sequences(data)
-    found["forecast"] = forecasts(data)
-    command = "python bench/bench_stopping.py"
     if options.demo:
         digits, on_model = demo(seeds)
         if options.votes is not None:
             np.savez(options.votes, votes=digits.votes, correct=digits.correct)
-        found["demo"] = on_model + study(digits, seeds, (RADII[:3], RADII))
-        command += " --demo"
-    if not quick:
-        write("stopping", command, found)
+        found = on_model + study(digits, seeds, (RADII[:3], RADII))
+        add_to_results(f"{command} --demo", {"demo": found})
+        return
+    if options.votes is not None:
+        found_digits = {"fresh orders": demo_rows(digits_of(options.votes))}
+        add_to_results(f"{command} --votes FILE", {"demo_check": found_digits})
+    data = cifar10()
+    if options.log is not None:
+        add_to_results(f"{command} --log FILE", {"held_out": held_out(data, options.log)})
+    if options.log is not None or options.votes is not None:
+        return
+    print("Worst of the orders; Brier and ECE are certified ones, minus those of the full run.\n")
+    parts: dict[str, Any] = {"cifar10": study(data, seeds, (RADII[:3], RADII))}
+    if not options.quick:
+        parts["sequence"] = sequences(data)
+    parts["forecast"] = forecasts(data)
+    if not options.quick:
+        add_to_results(command, parts)
 
 
 if __name__ == "__main__":

@@ -116,16 +116,18 @@ def test_run_counts_each_draw_once_planning_draws_apart(method: str) -> None:
     recorded = Recorded(source)
     rules = dataclasses.replace(RULES, method=method, alpha_share=(0.7, 0.3))
     result = run_adaptive(recorded, correct, SIGMA, 1e-3, rules, first_draw=30)
+    planned = result.planning_draws
+    assert set(planned) == ({100, 400} if method == "staged" else {100})
     for row, draws in enumerate(recorded.draws()):
-        assert draws == set(range(30, 130 + result.n[row]))
+        assert draws == set(range(30, 30 + planned[row] + result.n[row]))
     rows = np.arange(len(source))
-    assert result.draws_total == result.n.sum() + 100 * rows.size
-    assert np.array_equal(result.planning_votes, source.votes(rows, 30, 100))
+    assert result.draws_total == result.n.sum() + planned.sum() == result.draws_seen.sum()
     for row in range(0, rows.size, 13):
-        one = np.array([row])
-        assert result.votes[row] == source.votes(one, 130, int(result.n[row]))[0]
+        one, first = np.array([row]), 30 + int(planned[row])
+        assert result.planning_votes[row] == source.votes(one, 30, int(planned[row]))[0]
+        assert result.votes[row] == source.votes(one, first, int(result.n[row]))[0]
     assert (result.n >= rules.n_min).all()
-    assert (result.n + rules.planning <= rules.n_max).all()
+    assert (result.n + planned <= rules.n_max).all()
     assert result.draws_total < 0.7 * rules.n_max * rows.size
     assert (
         (result.lower <= result.votes / result.n) & (result.votes / result.n <= result.upper)
@@ -136,6 +138,33 @@ def test_run_counts_each_draw_once_planning_draws_apart(method: str) -> None:
     wider = result.at_level(1e-6)
     assert (wider.lower <= result.lower).all()
     assert (wider.upper >= result.upper).all()
+
+
+def test_more_planning_goes_to_samples_near_the_edge_of_certification() -> None:
+    source, correct, p = problem(1000)
+    rules = dataclasses.replace(RULES, n_max=6000, planning=50, planning_stages=9)
+    assert rules.planning_steps == (50, 200)
+    result = run_adaptive(source, correct, SIGMA, 1e-3, rules)
+    far = np.abs(p - ndtr(0.1 / SIGMA))
+    more = result.planning_draws == 200
+    assert (~more)[far > 0.3].all()
+    assert more[far < 0.02].mean() > 0.8
+    # What is drawn to plan is a function of the planning draws alone, so that looks are fixed by them.
+    others = dataclasses.replace(rules, tolerance=0.2, alpha_share=(1.0,))
+    again = run_adaptive(source, correct, SIGMA, 1e-3, others)
+    assert np.array_equal(again.planning_draws, result.planning_draws)
+    one_stage = dataclasses.replace(rules, planning_stages=1)
+    alike = run_adaptive(source, correct, SIGMA, 1e-3, one_stage)
+    assert (alike.planning_draws == 50).all()
+
+
+def test_planning_leaves_the_estimation_its_draws() -> None:
+    source, correct, _ = problem()
+    for most in (152.0, 400.0):
+        rules = dataclasses.replace(RULES, max_draws=most)
+        result = run_adaptive(source, correct, SIGMA, 1e-3, rules)
+        assert result.draws_total <= most * 300
+        assert result.planning_draws.mean() <= 100 + (most - 150) / 4
 
 
 def test_run_is_the_same_again_and_reports_its_draws() -> None:
@@ -155,7 +184,7 @@ def test_run_is_the_same_again_and_reports_its_draws() -> None:
     assert all(done <= total for done, total in reports)
 
 
-def test_second_look_has_four_times_the_draws_and_its_own_share() -> None:
+def test_second_look_has_twice_the_draws_and_its_own_share() -> None:
     source, correct, _ = problem(600)
     rules = dataclasses.replace(
         RULES, tolerance=0.01, decision_tolerance=0.003, alpha_share=(0.5, 0.5)
@@ -166,7 +195,7 @@ def test_second_look_has_four_times_the_draws_and_its_own_share() -> None:
     assert 0 < gone_on.sum() < 600
     assert np.array_equal(result.n[~gone_on], first[~gone_on])
     grid = np.array(rules.grid)
-    ahead = np.minimum(np.searchsorted(grid, first) + 8, grid.size - 1)
+    ahead = np.minimum(np.searchsorted(grid, first) + 4, grid.size - 1)
     assert np.array_equal(result.n[gone_on], grid[ahead][gone_on])
     row = int(np.flatnonzero(gone_on & ~correct)[0]) if (gone_on & ~correct).any() else None
     if row is not None:
@@ -187,10 +216,14 @@ def test_run_that_goes_on_has_the_draws_of_the_long_one(method: str) -> None:
     assert (longer.n >= short.n).all()
     assert longer.draws_total > short.draws_total
     at_once = np.array(
-        [source.votes(np.array([row]), 100, int(n))[0] for row, n in enumerate(longer.n)]
+        [
+            source.votes(np.array([row]), int(first), int(n))[0]
+            for row, (first, n) in enumerate(zip(longer.planning_draws, longer.n, strict=True))
+        ]
     )
     assert np.array_equal(longer.votes, at_once)
     assert np.array_equal(longer.planning_votes, short.planning_votes)
+    assert np.array_equal(longer.planning_draws, short.planning_draws)
     if method == "staged":
         assert (longer.look <= 1).all()
         assert (longer.n[longer.look == short.look] == short.n[longer.look == short.look]).all()
@@ -217,10 +250,11 @@ def test_staged_intervals_cover_although_runs_stop_early(shares: tuple[float, ..
     alpha = 0.1
     source, correct, p = problem(4000, seed=1)
     rules = dataclasses.replace(
-        RULES, alpha_share=shares, tolerance=0.005, decision_tolerance=0.003
+        RULES, alpha_share=shares, tolerance=0.005, decision_tolerance=0.003, planning=30
     )
     result = run_adaptive(source, correct, SIGMA, alpha, rules)
     assert np.unique(result.n).size > 3
+    assert np.unique(result.planning_draws).size == 3
     failed = failures(result, p)
     assert failed > 0
     assert binomtest(failed, p.size, alpha, alternative="greater").pvalue > FALSE_ALARM

@@ -19,10 +19,17 @@ from certcal_ext.stopping.forecast import (
     posterior,
     probabilities,
     solve_cells,
+    undecided,
 )
 from certcal_ext.stopping.plans import Groups, plan_draws
 from certcal_ext.stopping.program import DrawProgram
-from certcal_ext.stopping.rules import Stopping, option_probits, row_intervals, split_interval
+from certcal_ext.stopping.rules import (
+    Stopping,
+    full_probits,
+    option_probits,
+    row_intervals,
+    split_interval,
+)
 
 SMALL = Stopping(radii=(0.1,), n_max=4000, n_min=50, planning=100)
 
@@ -42,6 +49,7 @@ SMALL = Stopping(radii=(0.1,), n_max=4000, n_min=50, planning=100)
         ({"n_max": 120}, ValueError, "n_max: expected a whole number"),
         ({"n_min": 0}, ValueError, "n_min"),
         ({"planning": 0}, ValueError, "planning"),
+        ({"planning_stages": 0}, ValueError, "planning_stages: expected a whole number"),
         ({"planning": 1.0}, TypeError, "planning: expected a whole number"),
         ({"max_draws": 149}, ValueError, "max_draws: expected at least planning"),
         ({"alpha_share": (0.9, 0.2)}, ValueError, "alpha_share: expected shares of at most 1"),
@@ -82,6 +90,27 @@ def test_grid_runs_from_the_least_to_the_most(rules: Stopping) -> None:
     assert grid[0] == rules.n_min
     assert grid[-1] == rules.n_max - rules.planning
     assert list(grid) == sorted(set(grid))
+
+
+def test_planning_steps_end_at_a_tenth_and_leave_the_least_draws() -> None:
+    assert Stopping(radii=0.1).planning_steps == (500, 2000, 8000)
+    assert dataclasses.replace(SMALL, planning_stages=9).planning_steps == (100, 400)
+    assert dataclasses.replace(SMALL, planning_stages=1).planning_steps == (100,)
+    assert dataclasses.replace(SMALL, method="sequence").planning_steps == (100,)
+    assert dataclasses.replace(SMALL, n_min=3800).planning_steps == (100,)
+
+
+def test_undecided_samples_are_those_whose_votes_leave_certification_open() -> None:
+    full = full_probits(SMALL, 1e-3).lower[0]
+    draws = 100
+    votes = np.repeat(np.array([10, 52, 68, 100]), (3, 2, 4, 1))
+    seen = (votes, np.full(votes.size, draws))
+    open_rows = undecided(seen, full, (0.4,), SMALL.n_max)
+    # Phi(0.4) = 0.66 is the edge of certification; the full run needs 0.68.
+    assert np.array_equal(open_rows, votes == 68)
+    both = undecided(seen, full, (0.4, 0.0), SMALL.n_max)
+    assert np.array_equal(both, (votes == 68) | (votes == 52))
+    assert undecided(seen, full, (9.0,), SMALL.n_max).sum() == 0
 
 
 @pytest.mark.parametrize("shares", [(1.0,), (0.9, 0.1), (0.1,) * 10, (0.5, 0.25)])

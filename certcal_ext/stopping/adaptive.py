@@ -12,12 +12,20 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext._progress import Report, reporting
 from certcal_ext.intervals.clopper_pearson import Interval
+from certcal_ext.stopping.forecast import undecided
 from certcal_ext.stopping.plans import DrawPlan, Groups, plan_draws
-from certcal_ext.stopping.rules import NEXT_LOOK, Stopping, option_probits, row_intervals
+from certcal_ext.stopping.rules import (
+    NEXT_LOOK,
+    Stopping,
+    full_probits,
+    option_probits,
+    row_intervals,
+)
 
 #: Times that a sequence plans; each but the last goes half of the way.
 _ROUNDS = 4
 _HALF_WAY = 4  # steps of the grid
+_SPARE = 0.25  # part of what ``max_draws`` leaves that may go to more planning
 
 
 class DrawSource(Protocol):
@@ -124,6 +132,7 @@ class AdaptiveResult:
         first_draw: number of the first planning draw.
         draws_total: all draws, planning draws included.
         plans: the plan of each round, in order: what was expected, to compare.
+        planning_draws: (N,) int64 planning draws; None where each had ``stopping.planning``.
     """
 
     votes: NDArray[np.int64]
@@ -139,6 +148,14 @@ class AdaptiveResult:
     first_draw: int
     draws_total: int
     plans: tuple[DrawPlan, ...]
+    planning_draws: NDArray[np.int64] | None = None
+
+    @property
+    def draws_seen(self) -> NDArray[np.int64]:
+        """(N,) draws, planning draws included."""
+        planned = self.stopping.planning if self.planning_draws is None else self.planning_draws
+        seen: NDArray[np.int64] = self.n + planned
+        return seen
 
     def at_level(self, alpha: float) -> Interval:
         """The intervals of the same votes at another alpha: of ``row_intervals``."""
@@ -162,10 +179,10 @@ def run_adaptive(
 ) -> AdaptiveResult:
     """Draws as much as the certified metrics need, and no more.
 
-    Planning draws, ``first_draw`` to ``first_draw + planning - 1`` of each sample, and the labels say
-    how many estimation draws a sample is worth; these follow, counted from the first. Looks at a
-    sample are at numbers of draws that were fixed before its estimation draws began, so the union
-    bound over the looks covers every rule of going on.
+    Planning draws, from ``first_draw`` on, and the labels say how many estimation draws a sample is
+    worth; these follow its planning draws and are counted from the first. Looks at a sample are at
+    numbers of draws that were fixed before its estimation draws began, so the union bound over the
+    looks covers every rule of going on.
 
     Args:
         source: of draws for the selected class of each sample; selection draws are not among them.
@@ -229,13 +246,20 @@ class _Run:
         size = len(source)
         self._votes, self._n = np.zeros(size, np.int64), np.zeros(size, np.int64)
         self._look = np.full(size, -1, np.int64)
-        self._planning_votes = self._n
-        self._planned = False
+        self._planning_votes, self._planning_draws = np.zeros_like(self._n), np.zeros_like(self._n)
         self._plans: list[DrawPlan] = []
 
     def go_on_from(self, previous: AdaptiveResult) -> None:
         """Takes over what an earlier run drew."""
-        same = ("planning", "method", "alpha_share", "lower_share", "n_min", "n_max")
+        same = (
+            "planning",
+            "planning_stages",
+            "method",
+            "alpha_share",
+            "lower_share",
+            "n_min",
+            "n_max",
+        )
         for name in same:
             mine, theirs = getattr(self._stopping, name), getattr(previous.stopping, name)
             if mine != theirs:
@@ -249,15 +273,13 @@ class _Run:
         self._votes, self._n, self._look = (
             part.copy() for part in (previous.votes, previous.n, previous.look)
         )
-        self._planning_votes, self._planned = previous.planning_votes, True
+        self._planning_votes = previous.planning_votes
+        self._planning_draws = previous.draws_seen - previous.n
         self._plans = list(previous.plans)
 
     def to_the_end(self) -> None:
-        rows = np.arange(self._n.size)
-        if not self._planned:
-            self._planning_votes = self._source.votes(
-                rows, self._first_draw, self._stopping.planning
-            )
+        if not self._planning_draws.any():
+            self._draw_to_plan()
         rounds = _ROUNDS if self._stopping.method == "sequence" else self._stopping.looks
         for step in range(rounds):
             plan = self._plan()
@@ -269,24 +291,47 @@ class _Run:
                 break
             self._draw(target)
 
+    def _draw_to_plan(self) -> None:
+        """Planning draws: the first stage for all, more for samples that remain undecided."""
+        stopping = self._stopping
+        full = full_probits(stopping, self._alpha).lower[0]
+        shifts = [radius / self._sigma for radius in stopping.radii]
+        going, drawn = np.arange(self._n.size), 0
+        least = stopping.planning + stopping.n_min
+        spare = _SPARE * ((stopping.max_draws or np.inf) - least) * going.size
+        for draws in stopping.planning_steps:
+            if drawn:
+                seen = (self._planning_votes, self._planning_draws)
+                wanted = undecided(seen, full, shifts, stopping.n_max)
+                # A sample that was decided once has fewer draws and stays as it is.
+                going = going[wanted[going]]
+                spare -= going.size * (draws - drawn)
+            if going.size == 0 or spare < 0:
+                break
+            self._planning_votes[going] += self._source.votes(
+                going, self._first_draw + drawn, draws - drawn
+            )
+            self._planning_draws[going] = drawn = draws
+
     def _plan(self) -> DrawPlan:
         stopping = self._stopping
         size, options = self._n.size, len(stopping.grid)
         first = bool((self._look < 0).all())
         allowed = np.zeros((size, options + 2), np.bool_)
         grid = np.array(stopping.grid)
+        room = stopping.n_max - self._planning_draws
         if stopping.method == "sequence":
             allowed[:, :options] = grid > self._n[:, None]
             allowed[:, -1] = self._look >= 0
         elif first:
-            allowed[:, :options] = True
+            allowed[:, :options] = grid <= room[:, None]
         else:
             place = np.searchsorted(grid, self._n)
             ahead = np.minimum(place + NEXT_LOOK, options - 1)
-            going = (self._look + 1 < stopping.looks) & (ahead > place)
+            going = (self._look + 1 < stopping.looks) & (ahead > place) & (grid[ahead] <= room)
             allowed[np.flatnonzero(going), ahead[going]] = True
             allowed[:, -1] = True
-        seen = (self._planning_votes + self._votes, stopping.planning + self._n)
+        seen = (self._planning_votes + self._votes, self._planning_draws + self._n)
         now = None if first else self._intervals()
         groups = Groups.of(seen, self._right(), self._n, allowed, now, stopping.n_max)
         probits = option_probits(stopping, self._alpha, int(self._look.max()) + 1)
@@ -297,22 +342,21 @@ class _Run:
         return grid[np.maximum(np.searchsorted(grid, target) - _HALF_WAY, 0)]
 
     def _draw(self, target: NDArray[np.int64]) -> None:
-        stopping = self._stopping
-        offset = self._first_draw + stopping.planning
         going = np.flatnonzero(target > self._n)
-        spans = np.stack([self._n[going], target[going]], axis=1)
-        already = self._total()
-        final = already + int((spans[:, 1] - spans[:, 0]).sum())
-        for begin, end in np.unique(spans, axis=0):
-            rows = going[(spans == (begin, end)).all(axis=1)]
-            self._votes[rows] += self._source.votes(rows, int(offset + begin), int(end - begin))
-            self._n[rows] = end
+        # Estimation draws follow the planning draws of their sample.
+        start = self._first_draw + self._planning_draws + self._n
+        spans = np.stack([start[going], (target - self._n)[going]], axis=1)
+        final = self._total() + int(spans[:, 1].sum())
+        for first, draws in np.unique(spans, axis=0):
+            rows = going[(spans == (first, draws)).all(axis=1)]
+            self._votes[rows] += self._source.votes(rows, int(first), int(draws))
+            self._n[rows] += draws
             if self._report is not None:
                 self._report(self._total(), final)
         self._look[going] += 1
 
     def _total(self) -> int:
-        return int(self._n.sum()) + self._n.size * self._stopping.planning
+        return int(self._n.sum() + self._planning_draws.sum())
 
     def _intervals(self) -> Interval:
         return row_intervals(
@@ -344,4 +388,5 @@ class _Run:
             self._first_draw,
             self._total(),
             tuple(self._plans),
+            self._planning_draws,
         )

@@ -10,7 +10,7 @@ equally likely counts stand for the binomial distribution of the votes of n draw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,6 +29,7 @@ QUANTILES = 15
 #: follow the noise of the votes, and plans then lean on them.
 _EM_STEPS = 10
 _WEIGHT_BITS = 32
+_OPEN = 0.03  # a decision is open where both outcomes are likelier than this
 
 
 @lru_cache(maxsize=4)
@@ -83,6 +84,31 @@ def posterior(
     result: Floats = likelihood * prior
     result /= result.sum(axis=1, keepdims=True)
     return result
+
+
+def undecided(
+    seen: tuple[NDArray[np.int64], NDArray[np.int64]],
+    full_lower: Floats,
+    shifts: Sequence[float],
+    n_max: int,
+) -> NDArray[np.bool_]:
+    """(N,) samples of which the votes leave open, at any radius, whether the full run certifies them.
+
+    Args:
+        seen: (N,) votes and (N,) draws.
+        full_lower: (P, Q) probits of lower ends of the full run.
+        shifts: radii over sigma.
+        n_max: draws of the full run.
+    """
+    pairs, row, weight = np.unique(
+        np.stack(seen, axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    chance = posterior(pairs[:, 0], pairs[:, 1], weight, n_max)
+    result = np.zeros(len(pairs), np.bool_)
+    for shift in shifts:
+        certified = chance @ (full_lower > shift).mean(axis=1)
+        result |= (certified > _OPEN) & (certified < 1.0 - _OPEN)
+    return result[row.reshape(-1)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: How much of the tolerance may come from hard samples that are not certified although the full run
 #: would certify them: without them an average over the certified set looks better than it is.
-_CREDIT = 1.0
+_CREDIT = 1.4
 _MAX_CUTS = 25
 #: A sign vector is added where it passes its limit by more than this share of the tolerance.
 _CUT_SLACK = 0.02
@@ -95,6 +95,7 @@ class Groups:
         weight: (G,) samples in each.
         correct: (G,) 0 or 1.
         chance: (G, P) weights of the vote probabilities.
+        planning: (G,) planning draws.
         n: (G,) estimation draws now.
         allowed: (G, J + 2) options that may be chosen: the grid's, never the full run, and staying.
         now: probits of the intervals now, or None before the first look.
@@ -104,6 +105,7 @@ class Groups:
     weight: Floats
     correct: NDArray[np.int64]
     chance: Floats
+    planning: NDArray[np.int64]
     n: NDArray[np.int64]
     allowed: NDArray[np.bool_]
     now: Interval | None
@@ -138,6 +140,7 @@ class Groups:
             weight.astype(np.float64),
             right,
             chance,
+            (draws - n)[first],
             n[first],
             allowed[first],
             ends,
@@ -145,8 +148,8 @@ class Groups:
 
     def draws(self, stopping: Stopping) -> NDArray[np.int64]:
         """(G, J + 2) draws after the planning draws: the options, the full run, and staying."""
-        options = np.array([*stopping.grid, stopping.n_max - stopping.planning, 0])
-        result = np.tile(options, (self.n.size, 1))
+        result = np.tile(np.array([*stopping.grid, 0, 0]), (self.n.size, 1))
+        result[:, -2] = stopping.n_max - self.planning
         result[:, -1] = self.n
         return result
 
@@ -282,8 +285,8 @@ class _Radius:
         amount = use * self._groups.weight[:, None]
         count = float((amount * self.certified).sum())
         samples = float(self._groups.weight.sum())
-        spent = float(self._stopping.planning)
-        spent += float((amount * self._groups.draws(self._stopping)).sum()) / samples
+        draws = self._groups.draws(self._stopping) + self._groups.planning[:, None]
+        spent = float((amount * draws).sum()) / samples
         mean = {
             name: float((amount * by_group).sum()) / count if count > 0 else float("nan")
             for name, (_, by_group) in self._terms.items()
@@ -322,7 +325,7 @@ def plan_draws(
     radii = [_Radius(r, sigma, groups, options, stopping, labelled) for r in stopping.radii]
     for radius in radii:
         radius.set_limits()
-    spent = stopping.planning + float(groups.weight @ groups.n) / float(groups.weight.sum())
+    spent = float(groups.weight @ (groups.planning + groups.n)) / float(groups.weight.sum())
     most = stopping.n_max if stopping.max_draws is None else stopping.max_draws
     draws = groups.draws(stopping)
     program = DrawProgram(
@@ -377,7 +380,7 @@ def what_more_draws_buy(
     rules = result.stopping
     asked = rules.radii if radii is None else tuple(_check.radii("radii", radii).tolist())
     right = np.zeros(result.n.size, np.uint8) if result.correct is None else result.correct
-    seen = (result.planning_votes + result.votes, rules.planning + result.n)
+    seen = (result.planning_votes + result.votes, result.draws_seen)
     allowed = np.ones((result.n.size, len(rules.grid) + 2), np.bool_)
     ends = Interval(result.lower, result.upper)
     groups = Groups.of(seen, right, result.n, allowed, ends, rules.n_max)
@@ -388,7 +391,7 @@ def what_more_draws_buy(
         for factor in times:
             use = np.zeros(groups.allowed.shape)
             wanted = np.searchsorted(
-                rules.grid, factor * (groups.n + rules.planning) - rules.planning
+                rules.grid, factor * (groups.n + groups.planning) - groups.planning
             )
             column = (
                 np.minimum(wanted, len(rules.grid) - 1)

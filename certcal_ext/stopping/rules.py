@@ -23,8 +23,11 @@ METRICS = ("brier", "ece", "width")
 _GROWTH = 2.0**0.25
 _LARGEST = 0.999  # alpha of a Clopper-Pearson interval
 #: A look at a sample that goes on has this many steps of the grid more draws than the one before:
-#: four times as many.
-NEXT_LOOK = 8
+#: twice as many.
+NEXT_LOOK = 4
+#: Planning draws grow by this factor where they leave open whether the full run certifies a sample.
+_MORE_PLANNING = 4
+_MOST_PLANNING = 10  # a sample has at most this part of ``n_max`` for planning
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Stopping:
         n_min: least estimation draws for a sample, those without a prospect of certification too.
         planning: draws for each sample that only say how many to take; they are never counted in an
             interval. They come before the estimation draws.
+        planning_stages: with ``"staged"``, how often planning may stop at most: samples of which it is still
+            open whether the full run certifies them get four times as many planning draws, and
+            again, up to a tenth of ``n_max`` and a quarter of what ``max_draws`` leaves. 1 plans with
+            ``planning`` draws for all.
         max_draws: most draws for a sample on average, planning draws included; None sets no limit.
             Where it is too few for the tolerance, the plan comes as near to it as it can.
         method: ``"staged"``, exact Clopper-Pearson intervals at looks that are fixed before the
@@ -66,15 +73,16 @@ class Stopping:
     """
 
     radii: tuple[float, ...]
-    tolerance: float = 0.003
+    tolerance: float = 0.0035
     metric: tuple[str, ...] = ("brier", "ece")
-    decision_tolerance: float = 0.005
+    decision_tolerance: float = 0.007
     n_max: int = 100_000
     n_min: int = 100
-    planning: int = 1000
+    planning: int = 500
+    planning_stages: int = 3
     max_draws: float | None = None
     method: str = "staged"
-    alpha_share: tuple[float, ...] = (0.95, 0.05)
+    alpha_share: tuple[float, ...] = (0.7, 0.3)
     lower_share: float = 0.95
     bins: int = 15
 
@@ -84,6 +92,7 @@ class Stopping:
         _check.positive_number("tolerance", self.tolerance)
         _check.positive_number("decision_tolerance", self.decision_tolerance)
         _check.whole_number("planning", self.planning, 1)
+        _check.whole_number("planning_stages", self.planning_stages, 1, 20)
         _check.whole_number("n_min", self.n_min, 1)
         _check.whole_number("n_max", self.n_max, self.planning + self.n_min, 10**7)
         _check.whole_number("bins", self.bins, 1, _check.MAX_BINS)
@@ -145,6 +154,14 @@ class Stopping:
     def looks(self) -> int:
         """How often a sample's interval may be taken; a sequence has no limit."""
         return len(self.alpha_share) if self.method == "staged" else 1_000_000
+
+    @property
+    def planning_steps(self) -> tuple[int, ...]:
+        """Planning draws of a sample after each stage, in all; a sequence has one stage."""
+        stages = self.planning_stages if self.method == "staged" else 1
+        more = [self.planning * _MORE_PLANNING**stage for stage in range(1, stages)]
+        most = min(self.n_max // _MOST_PLANNING, self.n_max - self.n_min)
+        return (self.planning, *(draws for draws in more if draws <= most))
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -233,14 +250,16 @@ def _sequence_probits(draws: tuple[int, ...], alpha: float, planning: int, n_max
     return Interval(ends.lower.reshape(shape), ends.upper.reshape(shape))
 
 
-def option_probits(stopping: Stopping, alpha: float, look: int) -> tuple[Interval, Interval]:
-    """Probits of wrong and of right samples: (J + 1, P, Q), the grid's options and last the full run.
+def full_probits(stopping: Stopping, alpha: float) -> Interval:
+    """(1, P, Q) probits of the full run, a plain one with half of alpha a side."""
+    return _exact_probits((stopping.n_max,), alpha, 0.5, stopping.n_max)
 
-    The full run is a plain one, with half of alpha a side.
-    """
+
+def option_probits(stopping: Stopping, alpha: float, look: int) -> tuple[Interval, Interval]:
+    """Probits of wrong and of right samples: (J + 1, P, Q), the grid's options and last the full run."""
     grid = stopping.grid
     most = stopping.n_max
-    full = _exact_probits((most,), alpha, 0.5, most)
+    full = full_probits(stopping, alpha)
 
     def of(correct: int) -> Interval:
         if stopping.method == "sequence":
