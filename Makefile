@@ -55,12 +55,13 @@ bench-cpp: $(VENV)/.installed
 	    --benchmark_out_format=json --benchmark_out=bench/results/cpp_$$name.json || exit 1; \
 	done
 
-# The C++ tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+# The C++ tests, and the inputs that fuzzing has kept, under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitize: $(VENV)/.installed
 	for kind in address,undefined thread; do \
 	  $(BIN)/cmake -S . -B build/$$kind -G Ninja -DCERTCAL_BUILD_PYTHON=OFF -DCERTCAL_BUILD_TESTS=ON \
-	    -DCERTCAL_CUDA=OFF -DCERTCAL_SANITIZE=$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo && \
-	  $(BIN)/cmake --build build/$$kind && build/$$kind/csrc/tests/certcal_cpp_tests || exit 1; \
+	    -DCERTCAL_BUILD_FUZZ=ON -DCERTCAL_CUDA=OFF -DCERTCAL_SANITIZE=$$kind -DCMAKE_BUILD_TYPE=RelWithDebInfo && \
+	  $(BIN)/cmake --build build/$$kind && build/$$kind/csrc/tests/certcal_cpp_tests && \
+	  build/$$kind/csrc/fuzz/certcal_fuzz_replay csrc/fuzz/corpus || exit 1; \
 	done
 
 # Fuzzing of the C++ entry points and of the readers of files; needs clang and a network once (atheris).

@@ -20,9 +20,9 @@ import certcal_ext as cc
 from certcal_ext._files import replacing
 from certcal_ext.datasets import load_images
 from certcal_ext.demo import load_digits
+from certcal_ext.distributed import local_device
 from certcal_ext.models import load_model
 from certcal_ext.training import train
-from certcal_ext.training.distributed import local_device
 
 #: Validation draws under other keys than the test, so that the choice of a model does not depend on the test's noise.
 VALIDATION_SEED = 10_000

@@ -138,9 +138,17 @@ def read_plan(path: Path) -> Plan:
     if not path.is_file():
         raise FileNotFoundError(f"plan: no such file: {path}")
     try:
-        held = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        held = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"plan: {path} is no TOML: {error}") from error
+    try:
+        return _plan(held)
+    except (AttributeError, KeyError, TypeError, StopIteration) as error:
+        raise ValueError(f"plan: {path}: a value of another kind than expected: {error}") from error
+
+
+def _plan(held: dict[str, Any]) -> Plan:
+    """The plan of what a file holds, checked."""
     data = tuple(_data(name, table) for name, table in held.pop("datasets", {}).items())
     made = _made(Plan, "plan", {**held, "data": data})
     if not data or not made.seeds:

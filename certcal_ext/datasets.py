@@ -9,10 +9,10 @@ and not silently scaled.
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import warnings
-import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from certcal_ext._npz import MOST_EXPANSION, read_npz
 
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHANNELS = (1, 3)
@@ -97,7 +99,7 @@ def load_images(
         first, second = _read(Path(labels), labels_key, labels_key)
         raw_labels = first if second is None else second
     total = len(raw_images) if raw_images.ndim else 0
-    if total == 0:
+    if raw_images.size == 0:
         raise ValueError(
             f"{data}: expected at least one image, got an array of shape {raw_images.shape}"
         )
@@ -125,25 +127,18 @@ def _read(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDArray[
 
 def _read_npz(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     try:
-        # Opened here, as numpy leaves a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = list(archive.files)
-            if key not in names:
-                raise KeyError(key)
-            found = next((name for name in (labels_key, "label") if name in names), None)
-            labels = archive[found] if found is not None and found != key else None
-            return archive[key], labels
-    except KeyError:
-        raise ValueError(_no_key(path, key, names)) from None
-    except (TypeError, AttributeError) as error:  # a bare array is no context manager
-        raise ValueError(f"{path}: cannot be read as .npz (it holds a single array)") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        held, names = read_npz(path, {key, labels_key, "label"})
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as .npz ({error})") from error
+    if key not in held:
+        raise ValueError(_no_key(path, key, names))
+    found = next((name for name in (labels_key, "label") if name in held), None)
+    return held[key], held[found] if found is not None and found != key else None
 
 
 def _read_torch(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
         raise ImportError(f'{path}: needs torch: pip install "certcal_ext[torch]"') from error
     held = load_torch_file(path)
@@ -156,13 +151,32 @@ def _read_torch(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], ND
         held = held[key]
     elif isinstance(held, list | tuple) and len(held) == 2:
         held, labels = held
-    for value in (held, labels):
-        if value is not None and not isinstance(value, torch.Tensor):
-            kind = type(value).__name__
-            raise ValueError(
-                f"{path}: expected a tensor, a pair of tensors or a dictionary, got {kind}"
-            )
-    return held.numpy(force=True), None if labels is None else labels.numpy(force=True)
+    return _own_numbers(path, held), None if labels is None else _own_numbers(path, labels)
+
+
+def _own_numbers(path: Path, value: Any) -> NDArray[Any]:
+    """A tensor's numbers, each of which the file holds: a file of one number can claim any shape."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        kind = type(value).__name__
+        raise ValueError(
+            f"{path}: expected a tensor, a pair of tensors or a dictionary, got {kind}"
+        )
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        raise ValueError(f"{path}: expected dense tensors, got {value.dtype} in {value.layout}")
+    claimed, held = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+    if claimed > held:
+        raise ValueError(
+            f"{path}: expected a number in the file for each pixel or label, got {held} bytes for the "
+            f"shape {tuple(value.shape)}"
+        )
+    try:
+        return value.numpy(force=True)
+    except (RuntimeError, TypeError) as error:  # bfloat16, for one, has no counterpart
+        raise ValueError(
+            f"{path}: expected tensors of a type that NumPy has, got {value.dtype}"
+        ) from error
 
 
 def load_torch_file(path: str | Path) -> Any:
@@ -189,7 +203,7 @@ def load_torch_file(path: str | Path) -> Any:
         raise ValueError(
             f"{path}: cannot be loaded safely (weights_only=True): {reason}"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch's readers let through what their own code stumbles over
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot be read as a torch file ({first})") from error
 
@@ -197,28 +211,42 @@ def load_torch_file(path: str | Path) -> Any:
 def _read_idx(path: Path) -> NDArray[Any]:
     """The idx format: two zero bytes, type code, number of dimensions, big-endian sizes, data."""
     content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: truncated or damaged gzip file ({error})") from error
-    known = len(content) >= 4 and content[:2] == b"\0\0" and content[2] in _IDX_DTYPES
+    packed = content[:2] == b"\x1f\x8b"
+    # Of a packed file the header first, as it may unpack to a thousand times its size.
+    head = _unpacked(path, content, 4 + 4 * 255) if packed else content
+    known = len(head) >= 4 and head[:2] == b"\0\0" and head[2] in _IDX_DTYPES
     if not known:
         raise ValueError(
             f"{path}: expected .npz, .pt or an idx file (plain or .gz); this is none of them"
         )
-    dims = content[3]
+    dims = head[3]
     start = 4 + 4 * dims
-    sizes = content[4:start]
+    sizes = head[4:start]
     shape = struct.unpack(f">{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4])
-    dtype = np.dtype(_IDX_DTYPES[content[2]])
+    if dims > 4:
+        raise ValueError(f"{path}: expected at most 4 dimensions, got {dims}")
+    dtype = np.dtype(_IDX_DTYPES[head[2]])
     expected = math.prod(shape) * dtype.itemsize
+    if packed and expected <= MOST_EXPANSION * len(content):
+        content = _unpacked(path, content, start + expected + 1)
+    elif packed:
+        content = head
     if len(shape) != dims or len(content) - start != expected:
         held = max(0, len(content) - start)
+        there = "more" if held > expected else f"{held}"
         raise ValueError(
-            f"{path}: truncated idx file: {expected} bytes expected for {shape}, got {held}"
+            f"{path}: truncated idx file: {expected} bytes expected for {shape}, got {there}"
         )
-    return np.frombuffer(content, dtype=dtype, offset=start).reshape(shape)
+    return np.frombuffer(content[start:], dtype=dtype).reshape(shape)
+
+
+def _unpacked(path: Path, content: bytes, most: int) -> bytes:
+    """The first bytes of what a gzip file holds."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            return stream.read(most)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: truncated or damaged gzip file ({error})") from error
 
 
 def _idx_labels_beside(path: Path) -> Path | None:

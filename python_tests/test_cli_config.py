@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from certcal_ext import _progress
+from certcal_ext import Certificates, _progress
 from certcal_ext.cli import SUBCOMMANDS, _config, app
 
 COUNTS = np.random.default_rng(7).multinomial(1000, [0.9, 0.07, 0.03], 40)
@@ -305,6 +305,22 @@ def test_every_subcommand_has_its_turn() -> None:
     assert not missing, f"add {missing} to INVOCATIONS"
     for command in COMMANDS.values():
         assert any("--json" in param.opts for param in command.params), command.name
+
+
+def test_a_table_holds_the_options_that_made_it(work: Path) -> None:
+    words = f"{INVOCATIONS['certify']} --seed 5 --stop-radii 0.1,0.2 --n 2000"
+    assert in_process(f"{words} --out first.parquet --batch-size 64", work).returncode == 0
+    assert in_process("export first.parquet --to again.toml", work).returncode == 0
+    text = (work / "again.toml").read_text()
+    assert "seed = 5\n" in text
+    assert "batch" not in text
+    result = in_process("certify --config again.toml --out second.parquet", work)
+    assert result.returncode == 0, result.stderr
+    first, second = (
+        Certificates.from_parquet(work / f"{name}.parquet") for name in ("first", "second")
+    )
+    assert first == second
+    assert first.provenance.options == second.provenance.options == text
 
 
 # --- progress -------------------------------------------------------------------------------

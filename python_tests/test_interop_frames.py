@@ -241,7 +241,7 @@ def test_the_command(tmp_path: Path) -> None:
     said = f"certcal bound {tmp_path}/log.tsv --sigma 0.5 --n 1000 --alpha 0.001"
     assert f"read it with: {said}\n" in result.stdout
     run(*said.split()[1:], "--radii", "0,0.1")
-    for ending in FORMATS:
+    for ending in FORMATS[:-1]:
         printed = json.loads(
             run("export", tmp_path / "c.npz", "--to", tmp_path / f"x{ending}", "--json").stdout
         )
@@ -251,6 +251,16 @@ def test_the_command(tmp_path: Path) -> None:
     back = run("export", tmp_path / "x.parquet", "--to", tmp_path / "again.csv")
     assert back.stdout == f"30 samples: {tmp_path}/again.csv\n"
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "x.csv").read_bytes()
+
+
+def test_the_options_of_the_run_are_exported(tmp_path: Path) -> None:
+    certificates = made().with_provenance(options="[certify]\nsigma = 0.5\n")
+    certificates.to_parquet(tmp_path / "c.parquet")
+    assert Certificates.from_parquet(tmp_path / "c.parquet").provenance.options is not None
+    run("export", tmp_path / "c.parquet", "--to", tmp_path / "run.toml")
+    assert (tmp_path / "run.toml").read_text() == "[certify]\nsigma = 0.5\n"
+    with pytest.raises(ValueError, match="options: the certificates hold none"):
+        export(made(), tmp_path / "other.toml")
 
 
 def test_bad_input_to_the_command(tmp_path: Path) -> None:

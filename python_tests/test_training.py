@@ -21,11 +21,11 @@ import torch
 from training_runs import OPTIONS, data, network, objective, settings, weights
 
 import certcal_ext as cc
+from certcal_ext.distributed import Group, local_device
 from certcal_ext.models import load_model
 from certcal_ext.smoothing.noise import MAX_DRAWS
 from certcal_ext.training import METHODS, Gaussian, Settings, SmoothAdv, train
 from certcal_ext.training.checkpoint import Checkpoint
-from certcal_ext.training.distributed import Group, local_device
 from certcal_ext.training.settings import FIRST_DRAW
 from certcal_ext.training.trainer import TrainingInterrupted
 

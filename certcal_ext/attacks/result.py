@@ -283,14 +283,15 @@ class AttackResult:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 table = file.read()
-        except (pa.ArrowException, OSError) as error:
+            columns_there = [(field.name, field.type) for field in table.schema]
+            text = (table.schema.metadata or {}).get(_METADATA_KEY)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: {expected}, but it cannot be read: {error}") from error
-        text = (table.schema.metadata or {}).get(_METADATA_KEY)
-        if text is None or table.schema.names != list(_COLUMNS):
+        if text is None or columns_there != list(_COLUMNS.items()):
             raise ValueError(f"{path}: {expected}, got one with other columns or without settings")
-        stored = json.loads(text)
-        if stored["format"] > _FORMAT:
-            raise ValueError(f"{path}: written by a newer certcal_ext (format {stored['format']})")
+        if any(column.null_count for column in table.columns):
+            raise ValueError(f"{path}: {expected}, got one with missing values")
+        stored = _settings_of(text, path, expected)
         columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
         return cls(
             attack=stored["attack"],
@@ -299,6 +300,22 @@ class AttackResult:
             fresh=stored["fresh"],
             **columns,
         )
+
+
+def _settings_of(text: bytes, path: str | PathLike[str], expected: str) -> dict[str, Any]:
+    """What ``to_table`` put beside the columns, each field of its own kind."""
+    try:
+        stored = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {expected}, got settings that are no JSON: {error}") from error
+    kinds = {"format": int, "attack": str, "draws": int, "fresh": bool, "settings": dict}
+    if not isinstance(stored, dict) or any(
+        type(stored.get(name)) is not kind for name, kind in kinds.items()
+    ):
+        raise ValueError(f"{path}: {expected}, got settings with other fields")
+    if stored["format"] > _FORMAT:
+        raise ValueError(f"{path}: written by a newer certcal_ext (format {stored['format']})")
+    return stored
 
 
 def _share_noises(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal, get_args
@@ -22,11 +23,34 @@ Interval = Literal["clopper-pearson", "sequence", "hoeffding", "bernstein", "bet
 _FORMAT = 2
 
 
-_TEXTS = ("model_hash", "precision", "recalibration", "stopping", "source", "torch_version")
+_TEXTS = (
+    "model_hash",
+    "precision",
+    "recalibration",
+    "stopping",
+    "source",
+    "torch_version",
+    "options",
+)
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+#: The convention of reproducible builds: what is made while it is set was made at that time.
+_EPOCH = "SOURCE_DATE_EPOCH"
+
+
+def created_now() -> str:
+    """The time as ISO 8601; that of SOURCE_DATE_EPOCH (seconds since 1970), where that is set.
+
+    Raises:
+        ValueError: SOURCE_DATE_EPOCH is no such number.
+    """
+    given = os.environ.get(_EPOCH)
+    if given is None:
+        return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(int(given), timezone.utc).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError) as error:
+        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {given!r}") from error
 
 
 @dataclass(frozen=True)
@@ -53,7 +77,10 @@ class Provenance:
         source: file or tool that the numbers came from.
         torch_version: version of torch that ran the model.
         package_version: version of this package that made the certificate.
-        created: time of making it, ISO 8601; not part of equality.
+        options: TOML of the command line's options that the result depends on, a file for
+            ``--config``; None: not made from the command line. Not part of equality.
+        created: time of making it, ISO 8601 (that of SOURCE_DATE_EPOCH where that is set); not part
+            of equality.
         notes: remarks that a reader of the numbers should see.
 
     Raises:
@@ -79,7 +106,8 @@ class Provenance:
     source: str | None = None
     torch_version: str | None = None
     package_version: str = core.__version__
-    created: str = field(default_factory=_now, compare=False)
+    options: str | None = field(default=None, compare=False)
+    created: str = field(default_factory=created_now, compare=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -128,7 +156,7 @@ class Provenance:
         """
         try:
             stored = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"provenance: expected JSON, got {text[:40]!r}") from error
         if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
             raise ValueError('provenance: expected a JSON object with a "format" number')

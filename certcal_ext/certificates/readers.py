@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,10 +15,12 @@ from numpy.typing import NDArray
 from scipy.special import betainc, ndtr
 
 from certcal_ext import _check
+from certcal_ext._npz import read_npz
 from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
 
 _LOG_COLUMNS = ("idx", "label", "predict", "radius", "correct")
 _COUNT_ARRAYS = ("counts", "label", "labels", "sigma", "n")
+_WHOLE = re.compile(r"[-+]?[0-9]{1,18}")  # of 64 bits
 _TIME = re.compile(r"(-?\d+ days?, )?\d+:\d\d:\d\d(\.\d+)?")
 
 
@@ -81,13 +81,8 @@ def read_counts(path: str | PathLike[str]) -> VoteCounts:
     """
     expected = "expected an .npz file with the array counts (N, K)"
     try:
-        # Opened here: numpy.load leaves a file open where it fails.
-        with open(path, "rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = {key: stored[key] for key in _COUNT_ARRAYS if key in stored}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        arrays, _ = read_npz(path, _COUNT_ARRAYS)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {expected}, but it cannot be read: {error}") from error
     if "counts" not in arrays:
         raise ValueError(
@@ -98,6 +93,8 @@ def read_counts(path: str | PathLike[str]) -> VoteCounts:
         given = arrays.get("label", arrays.get("labels"))
         labels = None if given is None else _check.int_vector("label", given, counts.shape[0])
         sigma = _scalar("sigma", arrays)
+        if sigma is not None:
+            _check.positive_number("sigma", sigma)
         draws = _scalar("n", arrays)
         if draws is not None and draws != counts[0].sum():
             raise ValueError(
@@ -212,10 +209,10 @@ def _zip_row(names: list[str], cells: list[str]) -> list[tuple[str, str]]:
 def _log_row(cells: dict[str, str]) -> tuple[int, int, int, float]:
     numbers = {}
     for name in ("idx", "label", "predict", "correct"):
-        try:
-            numbers[name] = int(cells[name])
-        except ValueError as error:
-            raise ValueError(f"{name}: expected a whole number, got {cells[name]!r}") from error
+        # As they are printed: int() would also take underscores and the digits of other scripts.
+        if not _WHOLE.fullmatch(cells[name].strip()):
+            raise ValueError(f"{name}: expected a whole number, got {cells[name][:40]!r}")
+        numbers[name] = int(cells[name])
     try:
         radius = float(cells["radius"])
     except ValueError as error:

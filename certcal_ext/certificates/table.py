@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from os import PathLike
 from typing import Any
 
@@ -40,6 +41,9 @@ SCHEMA = pa.schema(
 
 #: Columns that files written before they existed do not have.
 _LATER = ("prediction_lower", "runner_up_upper", "look", "planning_votes", "counts", "scores")
+
+#: How many rows a file may have: so many in any file, and so many for each of its bytes.
+_FEW_ROWS, _ROWS_A_BYTE = 2**20, 256
 
 _METADATA_KEY = b"certcal"
 _DIGEST_KEY = b"certcal_sha256"  # of both: pages have checksums, the footer has none
@@ -224,6 +228,21 @@ def write_parquet(table: pa.Table, provenance: Provenance, path: str | PathLike[
         pq.write_table(stored, file, write_page_checksum=True)
 
 
+def _require_possible(about: pq.FileMetaData, size: int) -> None:
+    """Raises where a file of some bytes has more rows, or other columns, than any certificates of that size.
+
+    Columns that repeat a value take next to nothing in a file and all their room in memory: a few kB could claim 10^9 rows.
+    The lengths of lists are not looked at: pyarrow ends the process where what it says of a column is damaged.
+    """
+    unknown = [name for name in about.schema.to_arrow_schema().names if name not in SCHEMA.names]
+    if unknown:  # of any type, and not needed
+        raise ValueError(
+            f"expected the columns {', '.join(SCHEMA.names)}, got {', '.join(unknown)}"
+        )
+    if about.num_rows > _FEW_ROWS + _ROWS_A_BYTE * size:
+        raise ValueError(f"it claims {about.num_rows} rows in {size} bytes")
+
+
 def read_parquet(path: str | PathLike[str]) -> tuple[pa.Table, Provenance]:
     """Reads what ``write_parquet`` wrote; the content is not validated yet.
 
@@ -234,24 +253,31 @@ def read_parquet(path: str | PathLike[str]) -> tuple[pa.Table, Provenance]:
     expected = "expected a Parquet file of certificates"
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
+            # The key alone, not its text: of that there are two copies, and a table has the right one.
+            if _METADATA_KEY in (file.metadata.metadata or {}):
+                _require_possible(file.metadata, os.path.getsize(path))
+                table = file.read()
+            else:
+                table = pa.table({})
+        # Names are decoded when they are first looked at.
+        names, metadata = table.schema.names, table.schema.metadata or {}
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: {expected}, but it cannot be read: {error}") from error
-    stored = (table.schema.metadata or {}).get(_METADATA_KEY)
-    if stored is None:
+    if _METADATA_KEY not in metadata:
         raise ValueError(
             f"{path}: {expected}, got one without the provenance that certcal_ext writes"
         )
+    stored = metadata[_METADATA_KEY]
     expected_digest = _digest(stored, len(table))
-    if table.schema.metadata.get(_DIGEST_KEY, expected_digest) != expected_digest:
+    if metadata.get(_DIGEST_KEY, expected_digest) != expected_digest:
         raise ValueError(f"{path}: {expected}, but its provenance or its number of rows is damaged")
     try:
         provenance = Provenance.from_json(stored)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {expected}: {error}") from error
     table = table.replace_schema_metadata(None).combine_chunks()
     for name in _LATER:
-        if name not in table.schema.names:
+        if name not in names:
             table = table.append_column(
                 SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type)
             )

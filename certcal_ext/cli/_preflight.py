@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +41,29 @@ class Estimate:
     seconds: float
 
 
+def device_of(name: str) -> torch.device:
+    """The device of this process: under ``torchrun``, GPUs are dealt out by local rank.
+
+    Args:
+        name: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ...
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    from certcal_ext.distributed import local_device
+
+    try:
+        return local_device(name)
+    except ValueError as error:
+        raise ValueError(f"--device: {name} cannot be used: {first_line(error)}") from error
+
+
 def to_device(network: torch.nn.Module, name: str) -> tuple[torch.nn.Module, torch.device]:
     """Moves the model to a device.
 
     Args:
         network: the model.
-        name: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" ...
+        name: as for ``device_of``.
 
     Returns:
         The model and its device.
@@ -52,18 +71,19 @@ def to_device(network: torch.nn.Module, name: str) -> tuple[torch.nn.Module, tor
     Raises:
         ValueError: there is no such device here.
     """
-    import torch
-
+    device = device_of(name)
     try:
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(found if name == "auto" else name)
         return network.to(device), device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device: {name} cannot be used: {first_line(error)}") from error
 
 
 def check_clean(
-    network: torch.nn.Module, images: ImageData, device: torch.device, expected: int | None
+    network: torch.nn.Module,
+    images: ImageData,
+    device: torch.device,
+    expected: int | None,
+    talk: bool = True,
 ) -> int:
     """Runs clean images through the model: wrong labels or weights show here and not after hours.
 
@@ -72,6 +92,7 @@ def check_clean(
         images: the images; the first 512 are used.
         device: the device.
         expected: number of classes that the user named, or None.
+        talk: say how many are right; of several processes one does.
 
     Returns:
         The number of classes.
@@ -114,7 +135,8 @@ def check_clean(
             .double()
             .mean()
         )
-        _warn_near_chance(float(right), len(shown), classes)
+        if talk:
+            _warn_near_chance(float(right), len(shown), classes)
     return classes
 
 
@@ -154,62 +176,77 @@ def estimate_run(
     total = len(images.images) * (n0 + n)
     best = float(best_radius(n, options["alpha"], smooth.sigma))
     draws = min(n, max(1, options["batch_size"]))
-    run_certify(smooth, images, slice(0, 1), {**options, "n": draws})  # warms up
+    _try_first(smooth, images, {**options, "n": draws})  # warms up
     while True:
         started = time.perf_counter()
-        run_certify(smooth, images, slice(0, 1), {**options, "n": draws})
+        _try_first(smooth, images, {**options, "n": draws})
         spent = time.perf_counter() - started
         if spent > _PROBE_SECONDS or draws >= n:
             return Estimate(draws=total, best_radius=best, seconds=total * spent / (n0 + draws))
         draws = min(n, 4 * draws)
 
 
-def run_certify(
+def _try_first(smooth: SmoothedClassifier, images: ImageData, options: dict[str, Any]) -> None:
+    """Certifies the first image; what a trial warns of is no news."""
+    import torch
+
+    labels = None if images.labels is None else torch.from_numpy(images.labels[:1])
+    ids = torch.from_numpy(images.ids[:1])
+    with warnings.catch_warnings(), _model_errors():
+        warnings.simplefilter("ignore")
+        smooth.certify(torch.from_numpy(images.images[:1]), labels, sample_ids=ids, **options)
+
+
+def certify_run(
     smooth: SmoothedClassifier,
     images: ImageData,
-    rows: slice,
     options: dict[str, Any],
-    show: Report | None = None,
+    kept: dict[str, Any],
+    show: Report,
     rules: Stopping | None = None,
 ) -> Certificates:
-    """The certificates of some rows.
+    """The certificates, by all processes together.
 
     Args:
         smooth: the classifier.
         images: the images; their ids are the sample ids of the noise.
-        rows: which of them.
         options: n0, n, alpha, batch_size and what else ``SmoothedClassifier.certify`` takes.
+        kept: work, resume and unit_draws of ``certify_in_shards``.
+        show: called with the draws done and the draws in all.
         rules: of stopping early, whose largest number of draws then counts and not n.
-        show: called with the draws done and the draws in all; None for a trial run, whose warnings
-            are no news.
 
     Returns:
         The certificates.
 
     Raises:
-        ValueError: an option is out of range, or the model fails.
+        ValueError: an option is out of range, the model fails, or the folder is not this run's.
+        OSError: the disk refuses, or another process failed.
     """
     import torch
 
-    labels = None if images.labels is None else torch.from_numpy(images.labels[rows])
-    with warnings.catch_warnings():
-        if show is None:
-            warnings.simplefilter("ignore")
-        named: dict[str, Any] = {
-            "sample_ids": torch.from_numpy(images.ids[rows]),
-            "progress": False if show is None else show,
-        }
-        pixels = torch.from_numpy(images.images[rows])
-        try:
-            if rules is None:
-                return smooth.certify(pixels, labels, **named, **options)
-            named |= {name: options[name] for name in ("n0", "alpha", "batch_size")}
-            return smooth.certify_adaptive(pixels, labels, rules, **named)
-        except RuntimeError as error:
-            hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
-            raise ValueError(
-                f"model: failed while certifying: {first_line(error)}{hint}"
-            ) from error
+    from certcal_ext.runs import certify_in_shards
+
+    labels = None if images.labels is None else torch.from_numpy(images.labels)
+    with _model_errors():
+        return certify_in_shards(
+            smooth,
+            torch.from_numpy(images.images),
+            labels,
+            sample_ids=torch.from_numpy(images.ids),
+            stopping=rules,
+            progress=show,
+            **kept,
+            **options,
+        )
+
+
+@contextmanager
+def _model_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
+        raise ValueError(f"model: failed while certifying: {first_line(error)}{hint}") from error
 
 
 def first_line(error: BaseException) -> str:

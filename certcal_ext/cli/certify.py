@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certcal_ext._progress import duration, shown
-from certcal_ext.cli import _common, _options
-from certcal_ext.cli._preflight import check_clean, estimate_run, run_certify, to_device
+from certcal_ext.cli import _common, _config, _options, _run_options
+from certcal_ext.cli._preflight import (
+    Estimate,
+    certify_run,
+    check_clean,
+    device_of,
+    estimate_run,
+    to_device,
+)
 
 if TYPE_CHECKING:
+    import torch
+
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.datasets import ImageData
     from certcal_ext.stopping.rules import Stopping
@@ -42,7 +51,18 @@ EXAMPLES = _common.examples(
         "Only say how long it would take",
         "certcal certify --model net:Net --data test.npz --sigma 0.25 --estimate",
     ),
+    (
+        "Going on after an interruption: the same options and --resume",
+        "certcal certify --model net:Net --data test.npz --sigma 0.25 --resume",
+    ),
+    (
+        "Two processes, or one for each of two GPUs (after --, torchrun takes no option for its own)",
+        "torchrun --nproc-per-node=2 -m -- certcal_ext certify --model net:Net --data test.npz "
+        "--sigma 0.25",
+    ),
 )
+
+_STOPPED = 130
 
 
 def certify(
@@ -92,7 +112,7 @@ def certify(
     ] = None,
     tolerance: Annotated[
         float, typer.Option(help="With --stop-radii: how near, in ECE and Brier score.")
-    ] = 0.003,
+    ] = 0.0035,
     max_draws: Annotated[
         float | None,
         typer.Option(help="With --stop-radii: most draws an image on average.", show_default=False),
@@ -116,6 +136,10 @@ def certify(
         "certificates.parquet"
     ),
     report: _options.Report = None,
+    work: _run_options.Work = None,
+    resume: _run_options.Resume = False,
+    keep_work: _run_options.KeepWork = False,
+    unit_draws: _run_options.UnitDraws = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what the run would take.")
     ] = False,
@@ -123,14 +147,17 @@ def certify(
 ) -> None:
     """Certifies a model on images: draws noise, counts votes, writes one row an image.
 
-    Noise and radius are in [0, 1] pixel units, so normalisation belongs inside the model. Nothing
-    is written unless the whole run succeeds.
+    Noise and radius are in [0, 1] pixel units, so normalisation belongs inside the model. The
+    result is written when the whole run has succeeded; until then what is finished is kept in a folder, and
+    --resume goes on from there.
     """
     with _common.user_errors():
         _common.writable(out, "--out")
         _common.writable(report, "--report")
         from certcal_ext.datasets import load_images
+        from certcal_ext.distributed import process_group
         from certcal_ext.models import load_model
+        from certcal_ext.runs import remove_work
         from certcal_ext.smoothing.classifier import SmoothedClassifier
 
         images = load_images(
@@ -144,9 +171,6 @@ def certify(
         )
         if report is not None and images.labels is None:
             raise ValueError("--report: the page needs labels; give them with --labels")
-        network, where = to_device(load_model(model, weights), device)
-        classes = check_clean(network, images, where, num_classes)
-        smooth = SmoothedClassifier(network, num_classes=classes, sigma=sigma, seed=seed)
         options: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha, "batch_size": batch_size}
         how: dict[str, Any] = {"confidence": confidence, "score_interval": score_interval}
         how |= {"runner_up": runner_up, "keep_counts": keep_counts}
@@ -155,34 +179,72 @@ def certify(
             rules = _rules(stop_radii, n, tolerance, max_draws, how)
         else:
             options |= how
-        expected = estimate_run(smooth, images, options)
-        _common.note(
-            f"{len(images.images):,} images x {n0 + n:,} draws = {expected.draws:,} forward "
-            f"passes on {where}, "
-            f"{'at most ' if rules else ''}about {duration(expected.seconds)}; with n = {n:,} and "
-            f"alpha = {alpha:g} no radius beyond "
-            f"{expected.best_radius:.4g} can be certified"
-        )
-        if estimate:
-            if as_json:
-                _common.print_json({"images": len(images.images), **vars(expected)})
-            return
-        started = time.perf_counter()
-        with shown("certifying", "draws") as show:
-            certificates = run_certify(smooth, images, slice(None), options, show, rules)
-        seconds = time.perf_counter() - started
-        certificates.to_parquet(out)
-        if report is not None:
-            from certcal_ext.report import write_report
+        folder = out.with_name(f"{out.name}.run") if work is None else work
+        kept: dict[str, Any] = {"work": folder, "resume": resume, "unit_draws": unit_draws}
+        with process_group(device_of(device)) as group:
+            network, where = to_device(load_model(model, weights), device)
+            classes = check_clean(network, images, where, num_classes, talk=group.first)
+            smooth = SmoothedClassifier(network, num_classes=classes, sigma=sigma, seed=seed)
+            if group.first:
+                expected = estimate_run(smooth, images, options)
+                _common.note(_forecast(expected, images, options, where, group.size, bool(rules)))
+                if estimate and as_json:
+                    _common.print_json({"images": len(images.images), **vars(expected)})
+            if estimate:
+                return
+            started = time.perf_counter()
+            try:
+                with shown("certifying", "draws") as show:
+                    certificates = certify_run(smooth, images, options, kept, show, rules)
+            except KeyboardInterrupt:
+                if group.first:
+                    _common.note(
+                        f"certcal: stopped; what is finished is in {folder}, and the same command "
+                        "with --resume goes on"
+                    )
+                raise typer.Exit(_STOPPED) from None
+            seconds = time.perf_counter() - started
+            if not group.first:
+                return
+            stored = _config.options_of_this_run()
+            certificates = certificates.with_provenance(options=stored)
+            certificates.to_parquet(out)
+            if report is not None:
+                import numpy as np
 
-            write_report(
-                certificates,
-                report,
-                command=_command(
-                    model, weights, data, sigma, options, seed, skip, limit, stop_radii
-                ),
-            )
+                from certcal_ext.report import write_report
+
+                rows = np.searchsorted(images.ids, certificates.table.column("index").to_numpy())
+                write_report(
+                    certificates,
+                    report,
+                    images=images.images[rows],
+                    command=_command(
+                        model, weights, data, sigma, options, seed, skip, limit, stop_radii
+                    ),
+                )
+            if not keep_work:
+                remove_work(folder)
         _show(certificates, images, out, report, seconds, as_json)
+
+
+def _forecast(
+    expected: Estimate,
+    images: ImageData,
+    options: dict[str, Any],
+    where: torch.device,
+    processes: int,
+    at_most: bool,
+) -> str:
+    """What the run will take, in words."""
+    n0, n, size = options["n0"], options["n"], len(images.images)
+    places = f"{where.type} in {processes} processes" if processes > 1 else f"{where}"
+    return (
+        f"{size:,} images x {n0 + n:,} draws = {expected.draws:,} forward passes on {places}, "
+        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}; with n = "
+        f"{n:,} and alpha = {options['alpha']:g} no radius beyond {expected.best_radius:.4g} can be "
+        "certified"
+    )
 
 
 def _rules(

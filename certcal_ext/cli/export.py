@@ -16,6 +16,10 @@ EXAMPLES = _common.examples(
         "certcal export certificates.parquet --to log.tsv",
     ),
     ("A table for a spreadsheet", "certcal export certificates.parquet --to certificates.csv"),
+    (
+        "The options that a table was made with, to use them again",
+        "certcal export certificates.parquet --to run.toml",
+    ),
     ("Rows and provenance for a program", "certcal export counts.npz --to certificates.json"),
     (
         "A published log as certificates",
@@ -37,7 +41,8 @@ def export(
         Path,
         typer.Option(
             help="File to write; its ending says how: .tsv (the field's log: idx, label, predict, "
-            "radius, correct, time), .csv, .json or .parquet.",
+            "radius, correct, time), .csv, .json, .parquet, or .toml (the options of the run, for "
+            "--config).",
             show_default=False,
         ),
     ],

@@ -187,10 +187,10 @@ def train(
         import torch
 
         from certcal_ext.datasets import load_images
+        from certcal_ext.distributed import local_device
         from certcal_ext.models import load_model
         from certcal_ext.training import Settings
         from certcal_ext.training import train as run
-        from certcal_ext.training.distributed import local_device
         from certcal_ext.training.trainer import TrainingInterrupted
 
         objective = make_objective(

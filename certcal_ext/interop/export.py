@@ -24,7 +24,7 @@ from certcal_ext.certificates.table import numbers
 __all__ = ["FORMATS", "certified_radii", "export", "read_back_alpha", "write_log"]
 
 #: Endings that ``export`` knows.
-FORMATS = (".tsv", ".csv", ".json", ".parquet")
+FORMATS = (".tsv", ".csv", ".json", ".parquet", ".toml")
 
 _LOG = ("idx", "label", "predict", "radius", "correct", "time")
 _DIGITS, _LARGEST = Decimal("0.000001"), 1e9
@@ -122,7 +122,8 @@ def export(certificates: Certificates, path: str | os.PathLike[str]) -> Path:
     * ``.csv``: the table without its lists (votes of all classes, histograms of scores), an empty cell where there is
       nothing, numbers with all their digits;
     * ``.json``: the provenance and the rows;
-    * ``.parquet``: what ``Certificates.from_parquet`` reads.
+    * ``.parquet``: what ``Certificates.from_parquet`` reads;
+    * ``.toml``: the options of the run that made them, for ``--config``.
 
     Args:
         certificates: the certificates.
@@ -156,6 +157,10 @@ def export(certificates: Certificates, path: str | os.PathLike[str]) -> Path:
         _write(target, json.dumps(stored, indent=1, allow_nan=False) + "\n")
     elif kind == ".parquet":
         certificates.to_parquet(target)
+    elif kind == ".toml":
+        if certificates.provenance.options is None:
+            raise ValueError("options: the certificates hold none; those of certcal certify do")
+        _write(target, certificates.provenance.options)
     else:
         raise ValueError(f"path: expected a file ending in {', '.join(FORMATS)}, got {target.name}")
     return target

@@ -23,6 +23,7 @@ from certcal_ext._images import (
 from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.model_state import frozen, model_fingerprint, precision_of
+from certcal_ext.smoothing.found import Found, Wanted, group_size, joined
 from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED
 from certcal_ext.smoothing.sampling import Sampler
 from certcal_ext.smoothing.vote_source import SelectedVotes, VoteSource
@@ -31,12 +32,6 @@ if TYPE_CHECKING:
     import torch
 
     from certcal_ext.stopping.rules import Stopping
-
-#: Samples whose draws are counted together: enough to fill batches, few enough that their counts are nothing.
-_GROUP = 64
-
-#: More bins of scores than this are no use to any bound.
-MAX_SCORE_BINS = 2**20
 
 
 class SmoothedClassifier:
@@ -100,6 +95,8 @@ class SmoothedClassifier:
     ) -> Certificates:
         """Certifies each image: selects a class by ``n0`` draws and bounds its confidence by ``n`` fresh ones.
 
+        ``certcal_ext.runs.certify_in_shards`` gives the same in several processes, and keeps what was drawn.
+
         Args:
             images: (N, C, H, W) float32 tensor, or a DataLoader (any iterable) of (images, labels) pairs.
             labels: (N,) integers in [0, K); None certifies intervals and predictions only. Not with a DataLoader of pairs.
@@ -129,46 +126,19 @@ class SmoothedClassifier:
             UserWarning: more abstentions than certificates (with the best radius this n and alpha could ever give), or
                 images outside [0, 1].
         """
-        _check.whole_number("n0", n0, 1)
-        _check.whole_number("n", n, 1, MAX_DRAWS - n0)
-        _check.failure_probability("alpha", alpha)
-        _check.whole_number("batch_size", batch_size, 1)
-        if confidence not in ("votes", "scores"):
-            raise ValueError(f'confidence: expected "votes" or "scores", got {confidence!r}')
-        with_scores = confidence == "scores"
-        bins = (
-            _check.whole_number("score_bins", score_bins, 1, MAX_SCORE_BINS)
-            if with_scores
-            else None
+        wanted = Wanted(
+            n0,
+            n,
+            alpha,
+            batch_size,
+            confidence,
+            score_bins,
+            score_interval,
+            runner_up,
+            keep_counts,
         )
-        if with_scores and (runner_up or keep_counts):
-            name = "runner_up" if runner_up else "keep_counts"
-            raise ValueError(f'{name}: expected False with confidence="scores"')
-        found = self._gather(images, labels, n0, n, batch_size, bins, sample_ids, progress)
-        if with_scores:
-            certificates = Certificates.from_scores(
-                found.histogram,
-                found.mean,
-                found.votes,
-                found.selected,
-                found.labels,
-                self.sigma,
-                alpha,
-                interval=score_interval,
-                index=found.ids,
-            )
-        else:
-            certificates = Certificates.from_counts(
-                found.counts,
-                found.labels,
-                sigma=self.sigma,
-                alpha=alpha,
-                selection=found.selected,
-                index=found.ids,
-                runner_up=runner_up,
-                keep_counts=keep_counts,
-            )
-        return self._signed(certificates, n0)
+        found = self._gather(images, labels, wanted, sample_ids, progress)
+        return self.signed(found.certificates(self.sigma, wanted), n0)
 
     def certify_adaptive(
         self,
@@ -239,10 +209,18 @@ class SmoothedClassifier:
         certificates = Certificates.from_adaptive(
             result, selected.classes, selected.labels, index=selected.ids
         )
-        return self._signed(certificates, n0)
+        return self.signed(certificates, n0)
 
-    def _signed(self, certificates: Certificates, n0: int) -> Certificates:
-        """Notes what one has to know to draw the same again."""
+    def signed(self, certificates: Certificates, n0: int) -> Certificates:
+        """The certificates with a note of what one has to know to draw the same again.
+
+        Args:
+            certificates: of draws of this classifier.
+            n0: draws that selected.
+
+        Returns:
+            :class:`Certificates`.
+        """
         return certificates.with_provenance(
             n0=int(n0),
             seed=self.seed,
@@ -256,28 +234,26 @@ class SmoothedClassifier:
         self,
         images: Any,
         labels: Any,
-        n0: int,
-        n: int,
-        batch_size: int,
-        score_bins: int | None,
+        wanted: Wanted,
         sample_ids: Any,
         progress: bool | Report,
-    ) -> _Found:
-        """All that certificates are made from; scores only where ``score_bins`` is given."""
-        group = max(_GROUP, batch_size // min(n0, n))
+    ) -> Found:
+        """All that certificates are made from."""
+        n0, n = wanted.n0, wanted.n
+        group = group_size(wanted.batch_size, min(n0, n))
         with reporting(progress, "certifying", "draws") as report, frozen(self.model):
             size = known_size(images)
             tally = Tally(None if size is None else size * (n0 + n), report)
             sampler = Sampler(
-                self.model, self.num_classes, self.sigma, self.seed, batch_size, on_draws=tally.add
+                self.model, self.num_classes, self.sigma, self.seed, wanted.batch_size, tally.add
             )
             found = [
-                _of_part(sampler, part, n0, n, score_bins)
+                _of_part(sampler, part, n0, n, wanted.bins)
                 for part in parts(images, labels, sample_ids, self.num_classes, group)
             ]
         if not found:
             raise ValueError("images: expected at least one image, got none")
-        return _joined(found)
+        return joined(found)
 
     @contextmanager
     def selecting(
@@ -345,39 +321,14 @@ class Selected:
     labels: NDArray[np.int64] | None
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What the draws of N samples gave."""
-
-    counts: NDArray[np.int64]  # (N, K) votes of the estimation draws
-    selected: NDArray[np.int64]  # (N,) classes, by the selection draws
-    ids: NDArray[np.int64]  # (N,)
-    labels: NDArray[np.int64] | None  # (N,)
-    histogram: NDArray[np.int64] | None  # (N, J) scores of the selected class
-    mean: NDArray[np.float64] | None  # (N,)
-
-    @property
-    def votes(self) -> NDArray[np.int64]:
-        """(N,) votes of the selected class."""
-        return self.counts[np.arange(len(self.counts)), self.selected]
-
-
-def _of_part(sampler: Sampler, part: Part, n0: int, n: int, score_bins: int | None) -> _Found:
+def _of_part(sampler: Sampler, part: Part, n0: int, n: int, score_bins: int | None) -> Found:
     """Draws 0 to n0 - 1 select, the next n estimate: the two never mix."""
     selected = sampler.gather(part.images, part.ids, 0, n0).counts.argmax(axis=1)
     if score_bins is None:
         fresh = sampler.gather(part.images, part.ids, n0, n)
     else:
         fresh = sampler.gather(part.images, part.ids, n0, n, selected, score_bins)
-    return _Found(fresh.counts, selected, part.ids, part.labels, fresh.histogram, fresh.mean)
-
-
-def _joined(found: list[_Found]) -> _Found:
-    def column(name: str) -> Any:
-        pieces = [getattr(one, name) for one in found]
-        return None if pieces[0] is None else np.concatenate(pieces)
-
-    return _Found(*map(column, ("counts", "selected", "ids", "labels", "histogram", "mean")))
+    return Found(fresh.counts, selected, part.ids, part.labels, fresh.histogram, fresh.mean)
 
 
 def _require_torch() -> Any:

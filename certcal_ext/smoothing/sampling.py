@@ -49,11 +49,13 @@ class Gathered:
         histogram: (N, J) int64, how many draws had the softmax score of the sample's class in each of J equal bins of
             [0, 1] (the last with 1); None where no scores were asked for.
         mean: (N,) mean of these scores, right to 2^-50; None likewise.
+        sums: (N, 2) int64, their sum in two words, which add over draws, see ``ScoreHistogram``; None likewise.
     """
 
     counts: NDArray[np.int64]
     histogram: NDArray[np.int64] | None = None
     mean: NDArray[np.float64] | None = None
+    sums: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class _Tallies:
         if self.classes is None:
             return Gathered(on_host(self.votes))
         scores = ScoreHistogram(on_host(self.histogram), on_host(self.sums))
-        return Gathered(on_host(self.votes), scores.counts, scores.means())
+        return Gathered(on_host(self.votes), scores.counts, scores.means(), scores.sums)
 
 
 class Sampler:
@@ -248,6 +250,10 @@ class Sampler:
             return _Tallies(votes)
         classes = torch.from_numpy(np.ascontiguousarray(score_classes, np.int64)).to(device)
         return _Tallies(votes, handed_over(classes), zeros(samples, score_bins), zeros(samples, 2))
+
+    def images_of_a_pass(self, image: torch.Tensor) -> int:
+        """Noisy images of a forward pass, at most, where the image (1, ...) is typical."""
+        return self._most_in_a_pass(self._given(image, np.zeros(1, np.int64), 0))
 
     def _most_in_a_pass(self, given: _Images) -> int:
         """Images of a pass: all that a GPU may have, and on the CPU what the cache holds."""

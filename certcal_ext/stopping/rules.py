@@ -141,7 +141,7 @@ class Stopping:
         """
         try:
             fields: Any = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"stopping: expected a JSON object, got {text[:40]!r}") from error
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or not {"radii"} <= set(fields) <= known:

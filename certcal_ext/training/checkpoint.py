@@ -104,17 +104,31 @@ class Checkpoint:
                 f"checkpoint: {path} is no checkpoint of certcal train; weights alone are given "
                 "with weights="
             )
-        if held["certcal_training"] != _FORMAT:
+        stored = held["certcal_training"]
+        if type(stored) is not int or stored != _FORMAT:
             raise ValueError(
-                f"checkpoint: {path} has format {held['certcal_training']}, this version reads "
-                f"{_FORMAT}"
+                f"checkpoint: {path} has format {stored!r}, this version reads {_FORMAT}"
+            )
+        position = held["position"]
+        whole = isinstance(position, Mapping) and all(
+            type(position.get(name)) is int and position[name] >= 0 for name in ("epoch", "batch")
+        )
+        parts = ("state_dict", "optimizer", "scheduler", "objective", "run", "history")
+        if (
+            not whole
+            or not all(isinstance(held[name], Mapping) for name in parts)
+            or not isinstance(held["random"], list)
+            or not isinstance(held["seconds"], (int, float))
+        ):
+            raise ValueError(
+                f"checkpoint: {path} has parts of other kinds than certcal train writes"
             )
         return cls(
             held["state_dict"],
             held["optimizer"],
             held["scheduler"],
             held["objective"],
-            Position(**held["position"]),
+            Position(position["epoch"], position["batch"]),
             held["random"],
             held["run"],
             held["history"],

@@ -158,7 +158,7 @@ def solve_over_processes(
         ``CertifiedEce``.
 
     Example:
-        >>> from certcal_ext.training.distributed import Group
+        >>> from certcal_ext.distributed import Group
         >>> solve_over_processes([True], [0.5], [1.0], Bins(2), Group()).value
         0.5
     """

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 
 from certcal_ext import _check
+from certcal_ext.distributed import Group
 from certcal_ext.smoothing.noise import add_noise
-from certcal_ext.training.distributed import Group
 
 MAX_TRAINING_DRAWS = 4096
 

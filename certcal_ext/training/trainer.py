@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from certcal_ext._progress import Report, reporting
+from certcal_ext.distributed import Group, process_group
 from certcal_ext.training import checks
 from certcal_ext.training.checkpoint import (
     Checkpoint,
@@ -29,7 +30,6 @@ from certcal_ext.training.checkpoint import (
     random_state,
     set_random_state,
 )
-from certcal_ext.training.distributed import Group, process_group
 from certcal_ext.training.logs import Log, open_log
 from certcal_ext.training.objective import REMEDIES, Objective, Step
 from certcal_ext.training.settings import Settings

@@ -57,12 +57,12 @@ CERTCAL_HD double cdf_polynomial(const double* row, double offset) {
 // The polynomial's value to a bound on Phi(x). NaN gives 0 and 1, which bound nothing.
 CERTCAL_HD double cdf_below(double x, double p) {
   const double bound = p - kCdfSlack;
-  return !(x >= -kCdfLimit) | (bound < 0.0) ? 0.0 : bound;
+  return (!(x >= -kCdfLimit) | (bound < 0.0)) ? 0.0 : bound;
 }
 
 CERTCAL_HD double cdf_above(double x, double p) {
   const double bound = p + kCdfSlack;
-  return !(x <= kCdfLimit) | (bound > 1.0) ? 1.0 : bound;
+  return (!(x <= kCdfLimit) | (bound > 1.0)) ? 1.0 : bound;
 }
 
 CERTCAL_HD double normal_cdf(double x, const double* table) {

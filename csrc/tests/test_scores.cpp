@@ -58,7 +58,7 @@ double score_of_row(const std::vector<Real>& row, int64_t chosen) {
 
 // Tolerance: half a unit of rounding, then 2^-22 relative for the polynomial (2^-24), the reduced argument (2^-25 |x| /
 // 23 at most) and four float roundings.
-TEST_CASE("exp_units is exp in units of 2^-32, and never grows as its argument falls") {
+TEST_CASE("exp_units is exp in units of 2^-32") {
   std::vector<float> arguments = {0.0f, -0.0f, -1e-30f, -0.34657f, -0.34658f, -22.99999f, -23.0f};
   Random random(23);
   for (int k = 0; k < 300000; ++k) {
