@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    images, n = (10, 500) if given.quick else (50, 10_000)
+    images, n = (10, 500) if given.quick else (200, 10_000)
     runs = 1 if given.quick else given.runs
     print(f"small_cnn, {images} images of 28 x 28, {N0} + {n:,} draws each, one thread a process")
     found = {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,14 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def one_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables say when they were made."""
+def one_time_and_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tables say when they were made; scores are those of a number of threads, and forked processes have one."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def plain(kind: str, batch_size: int = 32) -> tuple[object, int]:
