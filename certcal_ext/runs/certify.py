@@ -330,10 +330,10 @@ class _SharedVotes:
 
 
 def _require_votes(stopping: Stopping | None, wanted: Wanted) -> None:
-    from certcal_ext.stopping.rules import Stopping
-
     if stopping is None:
         return
+    from certcal_ext.stopping.rules import Stopping
+
     if not isinstance(stopping, Stopping):
         raise TypeError(f"stopping: expected a Stopping, got {type(stopping).__name__}")
     if wanted.confidence != "votes" or wanted.runner_up or wanted.keep_counts:
