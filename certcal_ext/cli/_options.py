@@ -58,3 +58,22 @@ Sigma = Annotated[
     float,
     typer.Option(help="Standard deviation of the noise in [0, 1] pixel units.", show_default=False),
 ]
+
+SigmaOfFile = Annotated[
+    float | None,
+    typer.Option(
+        help="Noise of the smoothed classifier, where FILE does not hold it.", show_default=False
+    ),
+]
+
+DrawsOfFile = Annotated[
+    int | None, typer.Option(help="Draws a sample, for a log.", show_default=False)
+]
+
+AlphaOfFile = Annotated[
+    float | None,
+    typer.Option(
+        help="Failure probability of an interval, for counts and logs; 0.001 where not given.",
+        show_default=False,
+    ),
+]

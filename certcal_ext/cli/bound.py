@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from certcal_ext.cli import _common
+from certcal_ext.cli import _common, _options
 
 EXAMPLES = _common.examples(
     ("Vote counts of all test images, at round radii", "certcal bound counts.npz"),
@@ -163,23 +163,9 @@ def bound(
         float,
         typer.Option(help="Seconds for each program of --max-attacked; a looser bound after."),
     ] = 60.0,
-    sigma: Annotated[
-        float | None,
-        typer.Option(
-            help="Noise of the smoothed classifier, where FILE does not hold it.",
-            show_default=False,
-        ),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option(help="Draws a sample, for a log.", show_default=False)
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Failure probability of an interval, for counts and logs; 0.001 where not given.",
-            show_default=False,
-        ),
-    ] = None,
+    sigma: _options.SigmaOfFile = None,
+    n: _options.DrawsOfFile = None,
+    alpha: _options.AlphaOfFile = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Also write the certificates to this Parquet file.", show_default=False),

@@ -46,23 +46,9 @@ def export(
             show_default=False,
         ),
     ],
-    sigma: Annotated[
-        float | None,
-        typer.Option(
-            help="Noise of the smoothed classifier, where FILE does not hold it.",
-            show_default=False,
-        ),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option(help="Draws a sample, for a log.", show_default=False)
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Failure probability of an interval, for counts and logs; 0.001 where not given.",
-            show_default=False,
-        ),
-    ] = None,
+    sigma: _options.SigmaOfFile = None,
+    n: _options.DrawsOfFile = None,
+    alpha: _options.AlphaOfFile = None,
     as_json: _options.Json = False,
 ) -> None:
     """Writes FILE as a log, a spreadsheet's table, JSON or Parquet.

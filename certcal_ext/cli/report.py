@@ -96,23 +96,9 @@ def report(
         str, typer.Option(help="right: bins (low, high]; left: [low, high).")
     ] = "right",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Certified calibration",
-    sigma: Annotated[
-        float | None,
-        typer.Option(
-            help="Noise of the smoothed classifier, where FILE does not hold it.",
-            show_default=False,
-        ),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option(help="Draws a sample, for a log.", show_default=False)
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Failure probability of an interval, for counts and logs; 0.001 where not given.",
-            show_default=False,
-        ),
-    ] = None,
+    sigma: _options.SigmaOfFile = None,
+    n: _options.DrawsOfFile = None,
+    alpha: _options.AlphaOfFile = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON in place of the file name.")
     ] = False,
