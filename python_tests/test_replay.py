@@ -81,6 +81,19 @@ def test_what_was_drawn_is_drawn_again(kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*samples abstain:UserWarning")
+def test_rows_that_were_planned_for_in_stages() -> None:
+    rules = Stopping(radii=(0.4,), n_max=20_000, planning=50)
+    certificates = smooth().certify_adaptive(IMAGES, LABELS, rules, n0=20)
+    planned = certificates.table["planning_draws"].to_numpy()
+    assert set(planned) <= {50, 200, 800}
+    assert len(set(planned)) > 1
+    result = replay(certificates, MODEL, IMAGES)
+    assert result.agrees, result.mismatches
+    drawn = certificates.table["n"].to_numpy()[certificates.table["look"].to_numpy() >= 0].sum()
+    assert result.draws == drawn + planned.sum() + ROWS * 20
+
+
+@pytest.mark.filterwarnings("ignore:.*samples abstain:UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_seed_is_found_out(kind: str) -> None:
     certificates = made(kind).with_provenance(seed=12)

@@ -134,6 +134,7 @@ def of_adaptive(
         "confidence": result.votes / drawn,
         "look": result.look,
         "planning_votes": result.planning_votes,
+        "planning_draws": result.draws_seen - result.n,
     }
     rules = result.stopping
     staged = rules.method == "staged"

@@ -34,13 +34,22 @@ SCHEMA = pa.schema(
         pa.field("runner_up_upper", pa.float64()),  # of the next class, if better than 1 - lower
         pa.field("look", pa.int64()),  # with early stopping: which look the interval is of
         pa.field("planning_votes", pa.int64()),  # of the draws that planned how many to take
+        pa.field("planning_draws", pa.int64()),  # how many those were
         pa.field("counts", pa.list_(pa.int64())),  # votes of all classes
         pa.field("scores", pa.list_(pa.int64())),  # histogram of the class's softmax scores
     ]
 )
 
 #: Columns that files written before they existed do not have.
-_LATER = ("prediction_lower", "runner_up_upper", "look", "planning_votes", "counts", "scores")
+_LATER = (
+    "prediction_lower",
+    "runner_up_upper",
+    "look",
+    "planning_votes",
+    "planning_draws",
+    "counts",
+    "scores",
+)
 
 #: How many rows a file may have: so many in any file, and so many for each of its bytes.
 _FEW_ROWS, _ROWS_A_BYTE = 2**20, 256
@@ -146,6 +155,7 @@ def validate(table: Any, provenance: Any) -> None:
     _require("runner_up_upper", _filled(table, "runner_up_upper", 1.0), 0.0, 1.0)
     _require("look", _filled(table, "look", 0), -1)
     _require("planning_votes", _filled(table, "planning_votes", 0), 0)
+    _require("planning_draws", _filled(table, "planning_draws", 0), 0)
     for name in ("counts", "scores"):
         _require_lists(table, name)
     if provenance.kind == "scores" and table.column("scores").null_count:

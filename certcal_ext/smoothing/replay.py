@@ -17,6 +17,7 @@ from certcal_ext.certificates.evidence import ends_at_level, selected_by_estimat
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.table import matrix
 from certcal_ext.model_state import frozen, model_fingerprint
+from certcal_ext.smoothing.found import group_size
 from certcal_ext.smoothing.sampling import Sampler
 from certcal_ext.smoothing.vote_source import VoteSource
 
@@ -29,7 +30,6 @@ Ints = NDArray[np.int64]
 #: Measured were 1 draw in 20,000 and 4e-8; votes have no such freedom.
 MOST_MOVED, MEAN_TOLERANCE = 1e-3, 1e-7
 
-_GROUP = 64
 _ENDS = {
     "lower": "p_lower",
     "upper": "p_upper",
@@ -182,8 +182,8 @@ def draws_of(certificates: Certificates) -> int:
     """
     made = certificates.provenance
     _require_draws(made)
-    extra = cast(int, made.n0) + _planning(made)
-    return len(certificates) * extra + int(_drawn(certificates).sum())
+    selection = len(certificates) * cast(int, made.n0)
+    return selection + int(_planning(certificates).sum() + _drawn(certificates).sum())
 
 
 class _Drawn:
@@ -225,26 +225,29 @@ class _Drawn:
         predicted = self._part.table["predicted"].to_numpy().copy()  # torch warns of read-only ones
         selected = self._source.votes(rows, 0, self._n0).argmax(axis=1)
         found.compare("predicted", selected)
-        first, planning = self._n0, _planning(made)
+        planning = _planning(self._part)
         if made.stopping is not None:
-            votes = self._source.votes(rows, first, planning)
-            found.compare("planning_votes", _of_class(votes, predicted))
-            first += planning
+            found.compare("planning_votes", _of_class(self._votes(0, planning), predicted))
         if made.kind == "scores":
             self._compare_scores(found, predicted)
             return
-        counts = np.zeros((len(rows), self._source.num_classes), np.int64)
-        drawn = _drawn(self._part)
-        for draws in np.unique(drawn):
-            same = np.flatnonzero(drawn == draws)
-            counts[same] = self._source.votes(same, first, int(draws))
+        counts = self._votes(planning, _drawn(self._part))
         found.compare("votes", _of_class(counts, predicted))
         found.compare_lists("counts", counts)
+
+    def _votes(self, skipped: Ints | int, draws: Ints) -> Ints:
+        """(N, K) votes of so many draws of each row, after the selection and so many others."""
+        counts = np.zeros((len(draws), self._source.num_classes), np.int64)
+        first = np.broadcast_to(np.asarray(self._n0 + skipped), draws.shape)
+        for number in np.unique(draws):
+            same = np.flatnonzero(draws == number)
+            counts[same] = self._source.votes(same, first[same], int(number))
+        return counts
 
     def _compare_scores(self, found: _Comparison, predicted: Ints) -> None:
         draws = cast(int, self._part.provenance.n)
         stored = cast(Ints, matrix(self._part.table, "scores"))
-        group = max(_GROUP, self._batch_size // draws)
+        group = group_size(self._batch_size, draws)
         votes, scores, means = [], [], []
         for start in range(0, len(self._ids), group):
             some = slice(start, start + group)
@@ -355,10 +358,14 @@ def _places(wanted: Ints, ids: Ints) -> Ints:
     return at
 
 
-def _planning(made: Provenance) -> int:
+def _planning(certificates: Certificates) -> Ints:
+    """(N,) planning draws; tables from before there were stages have the same number in every row."""
     from certcal_ext.stopping.rules import Stopping
 
-    return 0 if made.stopping is None else Stopping.from_json(made.stopping).planning
+    made = certificates.provenance
+    every = 0 if made.stopping is None else Stopping.from_json(made.stopping).planning
+    drawn: Ints = certificates.table["planning_draws"].fill_null(every).to_numpy()
+    return drawn
 
 
 def _drawn(certificates: Certificates) -> Ints:
