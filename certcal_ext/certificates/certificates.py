@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from certcal_ext import _check
+from certcal_ext import _check, _claims
 from certcal_ext.certificates.bounds import (
     MetricCurve,
     RowBounds,
@@ -25,7 +25,7 @@ from certcal_ext.certificates.bounds import (
 from certcal_ext.certificates.class_bounds import classwise_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
 from certcal_ext.certificates.evidence import row_factor
-from certcal_ext.certificates.guarantee import Guarantee, shifts
+from certcal_ext.certificates.guarantee import Guarantee, largest_radius, shifts
 from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.statements import Subject
@@ -92,11 +92,19 @@ class Certificates(CertificateMakers):
 
     @property
     def best_radius(self) -> float | None:
-        """The largest radius that this n and alpha could ever give; None without draws."""
+        """The largest radius that n draws in one look give at this alpha, rounded down; None without draws.
+
+        All votes for one class give it. A row that stopped early spends alpha otherwise and may reach further.
+        """
         made = self.provenance
         if not self._guarantee.smoothed or None in (made.n, made.alpha, made.sigma):
             return None
         return best_radius(made.n, made.alpha, made.sigma)  # type: ignore[arg-type]
+
+    @property
+    def largest_radius(self) -> float:
+        """Up to where any sample is certified, rounded down; 0 where none is, or where intervals name no radius."""
+        return largest_radius(self)
 
     @property
     def recalibration(self) -> RecalibrationMap | None:
@@ -443,9 +451,9 @@ class Certificates(CertificateMakers):
             )
 
     def reach_words(self) -> str:
-        """The best radius that could ever be had, in words, for warnings."""
+        """How far these draws could reach, in words, for warnings."""
         made = self.provenance
         return (
-            f"the best radius that n = {made.n} and alpha = {made.alpha:g} could ever give is "
-            f"{self.best_radius:.4g}"
+            f"the best radius that one look with n = {made.n} and alpha = {_claims.failure(made.alpha or 1.0)} "
+            f"could ever give is {_claims.size(self.best_radius or 0.0, 4)}"
         )

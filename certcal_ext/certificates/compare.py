@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext.certificates.bounds import MetricCurve, RowBounds, metric_curve, read_only
 from certcal_ext.certificates.certificates import Certificates
+from certcal_ext.certificates.statements import Subject
 from certcal_ext.certificates.worst_cases import Choices, metric_of
 
 COMPARISONS = ("intersection", "all", "certified")
@@ -110,7 +112,9 @@ def compare(
         source = made.source(scope)
         if samples == "intersection":
             source = source.restricted(common)
-        curves[name] = metric_curve(source, measure, asked, choices, scope, None, "best", False)
+        curve = metric_curve(source, measure, asked, choices, scope, None, "best", False)
+        about = Subject(made.provenance, len(made), choices, common=samples == "intersection")
+        curves[name] = dataclasses.replace(curve, subject=about)
         accuracy[name] = read_only(
             np.array(
                 [_accuracy(source.rows(float(radius)), source.correct, scope) for radius in asked]

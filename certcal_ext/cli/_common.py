@@ -253,15 +253,11 @@ def print_curve(curve: Curve, title: str, footnote: str) -> None:
 
 def meaning(certificates: Certificates) -> str:
     """What the table claims, in a few lines."""
-    alpha = certificates.provenance.alpha
-    sure = (
-        "Bounds hold where the given intervals hold."
-        if alpha is None
-        else f"Each interval behind them holds with probability 1 - {alpha:g}; on average at most "
-        f"{alpha * len(certificates):.3g} of {len(certificates):,} fail."
-    )
+    from certcal_ext.certificates.statements import each_row
+
     return (
-        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; "
-        f"certified columns are rounded up. {sure} Const. Brier is what a constant confidence would "
-        "score; the bound is better where the skill is above 0."
+        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; bounds are rounded up, "
+        "accuracies, constant and skill down, and hold where all intervals do. "
+        f"{each_row(certificates.provenance, len(certificates))} Const. Brier is what a constant confidence would score; "
+        "the bound is better where the skill is above 0."
     )

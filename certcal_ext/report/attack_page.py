@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext._claims import count, number, percent
 from certcal_ext._files import replacing
 from certcal_ext.report.style import (
     CLEAN,
@@ -21,7 +22,6 @@ from certcal_ext.report.style import (
     style,
     to_svg,
 )
-from certcal_ext.report.words import count, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
