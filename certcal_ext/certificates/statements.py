@@ -121,15 +121,16 @@ def classifier(made: Provenance) -> str:
     if made.kind == "intervals":
         return f"the classifier that was verified{mapped}"
     confidence = "mean softmax score" if made.kind == "scores" else "share of votes"
-    return f"the smoothed classifier (exactly Gaussian noise, sigma {written(made.sigma or 0.0)}; confidence: its {confidence}{mapped})"
+    noise = f"exactly Gaussian noise, sigma {written(made.sigma or 0.0)}"
+    return f"the smoothed classifier ({noise}; confidence: its {confidence}{mapped})"
 
 
 def binning(edges: NDArray[np.float64], closed: str) -> str:
     """The bins of a calibration error.
 
     Example:
-        >>> binning(np.linspace(0, 1, 16), "right"), binning(np.array([0, 0.5, 1]), "left")
-        ('15 bins of equal width, (low, high]', '2 bins with edges 0, 0.5, 1, [low, high)')
+        >>> binning(np.linspace(0, 1, 16), "right"), binning(np.array([0, 0.75, 1]), "left")
+        ('15 bins of equal width, (low, high]', '2 bins with edges 0, 0.75, 1, [low, high)')
     """
     bins = len(edges) - 1
     ends = "(low, high]" if closed == "right" else "[low, high)"

@@ -270,7 +270,7 @@ def _bound_command(facts: Facts, file: str) -> str:
     options = ["--radii", ",".join(_claims.written(radius) for radius in facts.curve.radius)]
     bins = len(facts.edges) - 1
     if not np.array_equal(facts.edges, np.linspace(0, 1, bins + 1)):
-        options += ["--edges", ",".join(_claims.written(edge) for edge in facts.edges)]
+        options += ["--edges", ",".join(repr(float(edge)) for edge in facts.edges)]
     elif bins != _BINS:
         options += ["--bins", str(bins)]
     if facts.closed != "right":
