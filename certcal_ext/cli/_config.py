@@ -186,11 +186,13 @@ def _option_names(context: typer.Context) -> dict[str, str]:
 
 def _types(callback: Any) -> dict[str, Any]:
     """The type of each parameter, without ``None`` and typer's annotations."""
-    hints = typing.get_type_hints(inspect.unwrap(callback))
+    hints = {item.name: item.annotation for item in inspect.signature(callback).parameters.values()}
     return {name: _without_none(hint) for name, hint in hints.items()}
 
 
 def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     return hint

@@ -6,12 +6,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from certcal_ext import _check
 from certcal_ext.smoothing.noise import MAX_SEED
+
+if TYPE_CHECKING:
+    import torch
 
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["float32", "bfloat16"]
@@ -84,6 +85,8 @@ class Settings:
 
     def make_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """The optimiser of a model's weights."""
+        import torch
+
         weights = [p for p in model.parameters() if p.requires_grad]
         if self.optimizer == "adamw":
             return torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=self.weight_decay)
