@@ -8,9 +8,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from certcal_ext import _check
-from certcal_ext.smoothing.noise import MAX_SEED
-
 if TYPE_CHECKING:
     import torch
 
@@ -64,6 +61,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks all settings."""
+        # The command line makes options of this class, and its help loads no NumPy.
+        from certcal_ext import _check
+        from certcal_ext.smoothing.noise import MAX_SEED
+
         _check.positive_number("sigma", self.sigma)
         _check.whole_number("epochs", self.epochs, 1)
         _check.whole_number("batch_size", self.batch_size, 1)
