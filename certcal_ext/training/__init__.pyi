@@ -25,6 +25,7 @@ from certcal_ext.training.objective import (
 )
 from certcal_ext.training.settings import Settings as Settings
 from certcal_ext.training.trainer import (
+    RunOptions as RunOptions,
     TrainingInterrupted as TrainingInterrupted,
     TrainResult as TrainResult,
     train as train,
