@@ -52,6 +52,11 @@ class CertifiedSelectiveRisk:
     accuracy: float
 
     @property
+    def value(self) -> float:
+        """``risk``, under the name that every certified metric has."""
+        return self.risk
+
+    @property
     def coverage_at_worst(self) -> float:
         """The share of samples accepted where ``risk`` is reached: (errors + kept) / n."""
         return (self.errors + self.kept) / self.n
@@ -85,6 +90,11 @@ class CertifiedRiskCoverage:
     aurc: float
     n: int
     accuracy: float
+
+    @property
+    def value(self) -> float:
+        """``aurc``, under the name that every certified metric has."""
+        return self.aurc
 
     @property
     def coverage_at_worst(self) -> _Floats:
