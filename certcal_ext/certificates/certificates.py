@@ -28,6 +28,7 @@ from certcal_ext.certificates.evidence import row_factor
 from certcal_ext.certificates.guarantee import Guarantee, shifts
 from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.statements import Subject
 from certcal_ext.certificates.table import matrix, numbers, read_parquet, validate, write_parquet
 from certcal_ext.certificates.worst_cases import checked_choices, metric_of
 from certcal_ext.intervals.clopper_pearson import best_radius
@@ -308,9 +309,11 @@ class Certificates(CertificateMakers):
         alpha = self.provenance.alpha or 1.0
         rows = [self._guarantee.rows(float(radius)) for radius in asked]
         reach = shifts(asked, self.provenance)
-        return classwise_curve(
+        curve = classwise_curve(
             counts, labels, rows, reach, alpha, scope, risk, joint, choices.edges, choices.closed
         )
+        subject = Subject(self.provenance, len(self), choices)
+        return dataclasses.replace(curve, subject=subject)
 
     def curve(self, radii: Any, bins: int = 15, edges: Any = None, closed: str = "right") -> Curve:
         """Accuracy, ECE and Brier score over radii, in one pass over the samples.
@@ -420,6 +423,7 @@ class Certificates(CertificateMakers):
             confidence=confidence,
             alpha=made.alpha,
             factor=row_factor(made, everyone=scope == "all"),
+            provenance=made,
         )
 
     def _bound_values(
