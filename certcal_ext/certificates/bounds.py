@@ -176,12 +176,16 @@ def metric_curve(
         if delta is None:
             continue
         options = {}
+        least = columns["worst"][
+            -1
+        ]  # rounded another way, a bound of more could end up a bit below
         if failures is not None:
-            options["binomial"] = np.nan if empty else metric.failed(samples, choices, failures)
+            failed = np.nan if empty else metric.failed(samples, choices, failures)
+            options["binomial"] = max(least, failed)
         if union is not None:
             surer = union(float(radius))
             again = _samples(source, surer, rows.certified, scope)
-            options["union"] = np.nan if empty else metric.worst(again, choices)
+            options["union"] = np.nan if empty else max(least, metric.worst(again, choices))
         best = min(options, key=lambda name: (not np.isfinite(options[name]), options[name]))
         columns["joint"].append(options[best])
         columns["method"].append(best)
@@ -286,10 +290,10 @@ def largest_gap(
     return np.minimum(np.maximum(np.where(correct != 0, stays_right, wrong), other), 1.0)
 
 
-def check_choices(
-    metric: Metric, scope: Any, delta: Any, joint: Any, population: Any, clip: Any, threshold: Any
-) -> tuple[float | None, float | None, float]:
-    """Checks the options of ``Certificates.bound``; returns delta, clip and threshold as floats.
+def check_validity(
+    metric: Metric, choices: Choices, scope: Any, delta: Any, joint: Any, population: Any
+) -> float | None:
+    """Checks how a bound is to hold; returns delta as a float.
 
     Raises:
         TypeError: an option of the wrong kind.
@@ -300,12 +304,6 @@ def check_choices(
     if joint not in JOINT_METHODS:
         raise ValueError(f"joint: expected one of {', '.join(JOINT_METHODS)}, got {joint!r}")
     risk = None if delta is None else _check.failure_probability("delta", delta)
-    least = None if clip is None else _check.real_number("clip", clip)
-    if least is not None and not 0 < least < 0.5:
-        raise ValueError(f"clip: expected a number above 0 and below 0.5, got {clip}")
-    accept = _check.real_number("threshold", threshold)
-    if not 0 <= accept <= 1:
-        raise ValueError(f"threshold: expected a confidence from 0 to 1, got {threshold}")
     if population:
         if risk is None:
             raise ValueError(
@@ -315,11 +313,11 @@ def check_choices(
             raise ValueError(
                 f"population: expected brier, log_loss or selective_risk, which are means over samples, got {metric.name}"
             )
-        if metric.name == "log_loss" and least is None:
+        if metric.name == "log_loss" and choices.clip is None:
             raise ValueError(
                 "clip: expected a number for the population's log loss, which is unbounded without"
             )
-    return risk, least, accept
+    return risk
 
 
 def read_only(values: NDArray[Any]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from certcal_ext.certificates.bounds import (
     MetricCurve,
     RowBounds,
     Source,
-    check_choices,
+    check_validity,
     metric_curve,
 )
 from certcal_ext.certificates.class_bounds import classwise_curve
@@ -30,7 +30,7 @@ from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.statements import Subject
 from certcal_ext.certificates.table import matrix, numbers, read_parquet, validate, write_parquet
-from certcal_ext.certificates.worst_cases import Choices, metric_of
+from certcal_ext.certificates.worst_cases import checked_choices, metric_of
 from certcal_ext.intervals.clopper_pearson import best_radius
 from certcal_ext.recalibration.maps import RecalibrationMap
 
@@ -225,6 +225,7 @@ class Certificates(CertificateMakers):
         closed: str = "right",
         clip: float | None = None,
         threshold: float = 0.5,
+        dtype: str = "float64",
     ) -> MetricCurve:
         """Any metric over radii; with ``delta``, a bound that holds for the whole data set at once.
 
@@ -245,6 +246,8 @@ class Certificates(CertificateMakers):
             closed: which end of a bin belongs to it.
             clip: for the log loss, confidences are reported in [clip, 1 - clip]; None: as they are.
             threshold: confidence from which the selective risk accepts a prediction.
+            dtype: "float64" or "float32", the format that the deployed model rounds its confidences
+                to and clips them in, for the log loss.
 
         Returns:
             ``MetricCurve``, whose ``statement`` can be quoted.
@@ -265,12 +268,8 @@ class Certificates(CertificateMakers):
         asked = _check.radii("radii", radii)
         self._require_reach(asked)
         measure = metric_of(metric)
-        borders = _check.bin_edges(bins, edges)
-        side = "left" if _check.closed_left(closed) else "right"
-        risk, least, accept = check_choices(
-            measure, scope, delta, joint, population, clip, threshold
-        )
-        choices = Choices(borders, side, least, accept)
+        choices = checked_choices(bins, edges, closed, clip, threshold, dtype)
+        risk = check_validity(measure, choices, scope, delta, joint, population)
         return metric_curve(
             self.source(scope), measure, asked, choices, scope, risk, joint, population
         )
@@ -306,9 +305,8 @@ class Certificates(CertificateMakers):
             array([0.478])
         """
         asked = _check.radii("radii", radii)
-        borders = _check.bin_edges(bins, edges)
-        side = "left" if _check.closed_left(closed) else "right"
-        risk, _, _ = check_choices(metric_of("ece"), scope, delta, joint, False, None, 0.5)
+        choices = checked_choices(bins, edges, closed)
+        risk = check_validity(metric_of("ece"), choices, scope, delta, joint, False)
         counts, labels = matrix(self.table, "counts"), numbers(self.table, "label")
         if counts is None:
             raise ValueError("counts: expected the votes of all classes (keep_counts=True)")
@@ -320,9 +318,9 @@ class Certificates(CertificateMakers):
         rows = [self._guarantee.rows(float(radius)) for radius in asked]
         reach = shifts(asked, self.provenance)
         curve = classwise_curve(
-            counts, labels, rows, reach, alpha, scope, risk, joint, borders, side
+            counts, labels, rows, reach, alpha, scope, risk, joint, choices.edges, choices.closed
         )
-        subject = Subject(self.provenance, len(self), Choices(borders, side))
+        subject = Subject(self.provenance, len(self), choices)
         return dataclasses.replace(curve, subject=subject)
 
     def curve(self, radii: Any, bins: int = 15, edges: Any = None, closed: str = "right") -> Curve:

@@ -103,8 +103,8 @@ def brier(correct: Any, confidence: Any) -> float:
         confidence: (N,) confidences of the predicted class, in [0, 1].
 
     Returns:
-        The score, right to N-independent 2^-51: it is the worst case over intervals that are
-        points.
+        The score, at most 2^-50 too large: it is the worst case over intervals that are points,
+        where a confidence, its square and the mean are each rounded up.
 
     Raises:
         TypeError: an argument is no array of numbers.
@@ -179,8 +179,7 @@ def ece(
         closed: which end of a bin belongs to it, as in ``certified_ece``.
 
     Returns:
-        The error, right to N-independent 2^-50: it is the worst case over intervals that are
-        points.
+        The error, at most 2^-50 too large: it is the worst case over intervals that are points.
 
     Raises:
         TypeError: an argument is no array of numbers.
