@@ -182,7 +182,7 @@ def compare_with_bound(
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
         >>> images, labels = torch.full((2, 1, 2, 2), 0.5), [0, 1]
         >>> result = BrierAttack(radius=0.1).run(model, images, labels)
-        >>> vacuous = Certificates.from_intervals(result.correct, [0, 0], [1, 1], radius=0.1)
+        >>> vacuous = Certificates.from_intervals(result.correct, [0, 0], [1, 1], 0.1, norm="l2")
         >>> compare_with_bound(vacuous, [result]).rows[0].certified
         2
     """
@@ -357,7 +357,7 @@ def _check_fits(certificates: Certificates, result: Any) -> None:
     made = certificates.provenance
     if result.norm != made.norm:
         raise ValueError(
-            f"results: expected the norm of the certificates, {made.norm}, got {result.norm}"
+            f"results: expected the norm of the certificates, {made.norm or 'which they do not name'}, got {result.norm}"
         )
     settings = result.settings
     wanted = _CONFIDENCE.get(made.kind)

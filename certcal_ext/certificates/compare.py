@@ -83,7 +83,7 @@ def compare(
 
     Raises:
         TypeError: a model that is no ``Certificates``, or an argument of the wrong kind.
-        ValueError: fewer than two models, samples or labels that differ, or an argument out of range.
+        ValueError: fewer than two models, samples, labels or norms that differ, or an argument out of range.
 
     Source:
         The scopes: this project (docs/validity.md).
@@ -130,6 +130,20 @@ def _accuracy(rows: RowBounds, correct: NDArray[np.uint8], scope: str) -> float:
     return right / total if total else float("nan")
 
 
+def _require_one_norm(models: Mapping[str, Certificates]) -> None:
+    """Raises unless one radius means the same attacks for every model."""
+    (first, norm), *others = ((name, made.provenance.norm) for name, made in models.items())
+    for name, other in others:
+        if other != norm:
+            said = [
+                f"the {one} norm in {of!r}" if one else f"an unnamed norm in {of!r}"
+                for of, one in ((first, norm), (name, other))
+            ]
+            raise ValueError(
+                f"models: expected one norm, as a radius means other attacks in another, got {said[0]} and {said[1]}"
+            )
+
+
 def _aligned(models: Mapping[str, Certificates]) -> dict[str, Certificates]:
     """The same rows in the same order."""
     if not isinstance(models, Mapping) or len(models) < 2:
@@ -141,6 +155,8 @@ def _aligned(models: Mapping[str, Certificates]) -> dict[str, Certificates]:
             raise TypeError(
                 f"models: expected Certificates for {name!r}, got {type(made).__name__}"
             )
+    _require_one_norm(models)
+    for name, made in models.items():
         order = np.argsort(made.table.column("index").to_numpy(), kind="stable")
         sorted_rows = made.select(order)
         index = sorted_rows.table.column("index").to_numpy()
