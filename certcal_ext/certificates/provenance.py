@@ -141,6 +141,19 @@ class Provenance:
         for note in self.notes:
             _require_text("notes", note, optional=False)
 
+    @property
+    def planned_radii(self) -> tuple[float, ...] | None:
+        """The l2 radii that a run which stopped samples early was planned for; None where none was.
+
+        With labels, only there does the run mean to certify the samples that all draws would certify: elsewhere, wrong
+        samples may be missing because they were not worth their draws.
+        """
+        if self.stopping is None:
+            return None
+        from certcal_ext.stopping.rules import Stopping
+
+        return Stopping.from_json(self.stopping).radii
+
     def to_json(self) -> str:
         """The text that is stored with the table."""
         return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)})
