@@ -154,24 +154,25 @@ class Guarantee:
         )
 
     def rows(self, radius: float) -> RowBounds:
-        """Every row, the uncertified ones too."""
+        """Every row; the uncertified ones at alpha / K where the estimating draws selected the class."""
         certified = self.certified(radius)
         everyone = np.ones(certified.size, np.bool_)
-        raw = self._raw(everyone, radius)
+        ends = self._raw(everyone, radius)
+        if selected_by_estimation(self._made):
+            other = self._others
+            nothing = Interval(np.zeros(certified.size), np.ones(certified.size))
+            wide = nothing if other is None else other._raw(everyone, radius)
+            pairs = zip(ends, wide, strict=True)
+            ends = Interval(*(np.where(certified, own, end) for own, end in pairs))
         correct = numbers(self._table, "correct")
         gap = None
         if correct is not None:
-            ends = raw
-            if selected_by_estimation(self._made):
-                other = self._others
-                nothing = Interval(np.zeros(certified.size), np.ones(certified.size))
-                ends = nothing if other is None else other._raw(everyone, radius)
             gap = largest_gap(
                 correct.view(np.uint8), *ends, self._image, top=self._made.kind != "scores"
             )
             missing = self._table.column("predicted").fill_null(0).to_numpy() == -1
             gap = np.where(missing, 1.0, gap)
-        return RowBounds(radius, certified, *self._recalibrated(raw), gap)
+        return RowBounds(radius, certified, *self._recalibrated(ends), gap)
 
     def _raw(self, rows: NDArray[np.bool_], radius: float) -> Interval:
         """Intervals of the chosen rows before recalibration."""
@@ -285,13 +286,10 @@ def default_radii(certificates: Certificates) -> list[float]:
         >>> default_radii(Certificates.from_counts(counts, np.array([0, 0]), sigma=0.25))[:4]
         [0.0, 0.1, 0.2, 0.3]
     """
-    made = certificates.provenance
-    if made.stopping is not None:
-        from certcal_ext.stopping.rules import Stopping
-
-        return sorted(set(Stopping.from_json(made.stopping).radii))
+    if certificates.planned_radii is not None:
+        return sorted(certificates.planned_radii)
     reach = largest_radius(certificates)
-    if made.kind == "intervals":
+    if certificates.provenance.kind == "intervals":
         return [reach]
     step = _step(Decimal(reach) / _MOST_RADII)
     count = max(1, math.ceil(Decimal(reach) / step)) if reach else 1

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certcal_ext._claims import at_most, count, failure, fewer_than, size, sure, written
-from certcal_ext.certificates.evidence import row_factor, selected_by_estimation
+from certcal_ext._claims import at_most, count, size, sure, written
+from certcal_ext.certificates.evidence import how_chosen
 from certcal_ext.certificates.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def sentence(curve: MetricCurve, at: int) -> str:
             f"population, its expectation over new samples of that population{given} stays at or below "
             f"{at_most(curve.population[at])} under such attacks."
         )
-    return text + selected_by_label(made, radius, curve.scope)
+    chosen = "" if made is None or curve.scope != "certified" else how_chosen(made)
+    return f"{text} {chosen}".rstrip()
 
 
 def attack(made: Provenance | None, radius: float) -> str:
@@ -139,43 +140,6 @@ def binning(edges: NDArray[np.float64], closed: str) -> str:
     if len(edges) > _MOST_EDGES:
         return f"{bins} bins of unequal width, {ends}"
     return f"{bins} bins with edges {', '.join(written(edge) for edge in edges)}, {ends}"
-
-
-def each_row(made: Provenance, total: int) -> str:
-    """How often a sample's own interval fails.
-
-    Args:
-        made: provenance of the certificates.
-        total: all samples that were drawn for.
-    """
-    if made.alpha is None or made.kind == "intervals":
-        return "The intervals were made elsewhere and are taken as they came: the bounds hold where these do."
-    if not selected_by_estimation(made):
-        return (
-            f"Each of the {count(total)} intervals holds with a probability of at least {sure(made.alpha)} over its own "
-            f"noise draws (alpha = {failure(made.alpha)}); on average at most {fewer_than(made.alpha, total)} of them fail."
-        )
-    factor = row_factor(made, everyone=False)
-    rate = made.alpha * factor
-    return (
-        "The class of each sample was selected by the draws that also bound it. What is said of a certified one fails with "
-        f"a probability of at most {failure(rate)} ({factor:g} alpha, alpha = {failure(made.alpha)}), on average for at "
-        f"most {fewer_than(rate, total)} of the {count(total)}; nothing is claimed of an uncertified one alone."
-    )
-
-
-def selected_by_label(made: Provenance | None, radius: float, scope: str) -> str:
-    """A sentence about tables that stopped early: which samples are certified may depend on their labels; else empty."""
-    if made is None or made.stopping is None or scope != "certified":
-        return ""
-    from certcal_ext.stopping.rules import Stopping
-
-    if radius in Stopping.from_json(made.stopping).radii:
-        return " The plan of the draws used the labels, so which samples are certified may depend on them."
-    return (
-        " The run was not planned for this radius: wrong samples may have stopped before they could be certified here, so "
-        "the samples are selected by their labels, and a plain run may average over others."
-    )
 
 
 def _metric(curve: MetricCurve) -> str:

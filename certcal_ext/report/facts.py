@@ -136,7 +136,7 @@ def gather(
     if radius is not None and radius not in listed:
         listed.append(radius)
     listed = sorted(set(listed))
-    smoothing = certificates.provenance.sigma is not None
+    smoothing = certificates.provenance.sigma is not None and certificates.planned_radii is None
     grid = np.linspace(0, max(reach, listed[-1]), _DENSE) if smoothing else np.asarray(listed)
     with warnings.catch_warnings():
         warnings.simplefilter(

@@ -15,7 +15,8 @@ import numpy as np
 
 from certcal_ext import _claims
 from certcal_ext._files import replacing
-from certcal_ext.certificates.statements import binning, each_row
+from certcal_ext.certificates.evidence import how_sure
+from certcal_ext.certificates.statements import binning
 from certcal_ext.report import table, words
 from certcal_ext.report.facts import Facts, gather
 from certcal_ext.report.figures import draw_all
@@ -166,7 +167,7 @@ def render_report(
         radius=_claims.size(facts.radius),
         place=words.place(facts),
         binning=binning(facts.edges, facts.closed),
-        each_row=each_row(facts.provenance, facts.total),
+        how_sure=how_sure(facts.provenance, facts.total),
         joint_ece=_percent_up(words.joint(facts, "ece")),
         worst_ece=_percent_up(float(facts.curve.certified_ece[facts.main])),
         percent=_claims.percent,

@@ -22,7 +22,8 @@ from certcal_ext._claims import (
     size,
     sureness,
 )
-from certcal_ext.certificates.statements import attack, each_row, names_radius, selected_by_label
+from certcal_ext.certificates.evidence import how_chosen, how_sure
+from certcal_ext.certificates.statements import attack, names_radius
 
 if TYPE_CHECKING:
     from certcal_ext.report.facts import Facts
@@ -95,7 +96,7 @@ def standfirst(facts: Facts) -> str:
     further = facts.further
     if facts.certified == 0 or further is None:
         return ""
-    selected = selected_by_label(facts.provenance, facts.radius, "certified")
+    selected = f" {how_chosen(facts.provenance)}".rstrip()
     if facts.certified == facts.total:
         return f"Over all {count(facts.total)} samples, which keep their prediction under every such attack.{selected}"
     text = (
@@ -172,7 +173,7 @@ def _worth(facts: Facts) -> str:
 
 def _sureness(facts: Facts) -> str:
     made = facts.provenance
-    each = each_row(made, facts.total)
+    each = how_sure(made, facts.total)
     if facts.provenance.kind == "intervals" or made.alpha is None:
         return f"{each} Given the intervals, the worst case is exact and involves no chance."
     worst = at_most(float(facts.curve.certified_ece[facts.main]), as_percent=True)
