@@ -8,7 +8,6 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from certcal_ext._files import replacing
 from certcal_ext.report import table, words
 from certcal_ext.report.facts import Facts, gather
 from certcal_ext.report.figures import draw_all
+from certcal_ext.report.templates import rendered
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -103,11 +103,6 @@ def render_report(
         >>> page.startswith("<!doctype html>")
         True
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ImportError('reports need jinja2: pip install "certcal_ext[report]"') from error
     import certcal_ext
 
     models = None
@@ -128,17 +123,10 @@ def render_report(
         class_names=class_names,
         models=models,
     )
-    figures = {name: Markup(svg) for name, svg in draw_all(facts).items()}
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_resource),
-        # Before escaping: what hides or reorders text is written out, wherever data end up on the page.
-        finalize=lambda value: value if isinstance(value, Markup) else words.visible(str(value)),
-    )
-    return environment.get_template("template.html").render(
+    figures = draw_all(facts)
+    return rendered(
+        "template.html",
+        figures,
         title=title,
         headline=words.headline(facts),
         standfirst=words.standfirst(facts),
@@ -146,7 +134,6 @@ def render_report(
         bars=_bars(facts),
         verdict=words.verdict(facts),
         tiles=_tiles(facts),
-        figures=figures,
         facts=facts,
         columns=table.COLUMNS,
         rows=table.rows(facts.curve),
@@ -274,10 +261,6 @@ def _bound_command(facts: Facts, file: str) -> str:
     if made.kind == "log" or file.endswith(".npz"):
         options += ["--sigma", f"{made.sigma:g}", "--n", str(made.n), "--alpha", f"{made.alpha:g}"]
     return shlex.join(["certcal", "bound", file, *options])
-
-
-def _resource(name: str) -> str:
-    return (resources.files("certcal_ext.report") / name).read_text(encoding="utf-8")
 
 
 def _tiles(facts: Facts) -> list[dict[str, str]]:
