@@ -83,8 +83,8 @@ def compare(
 
     Raises:
         TypeError: a model that is no ``Certificates``, or an argument of the wrong kind.
-        ValueError: fewer than two models, samples, labels or norms that differ, an argument out of range, or, but for "all", a
-            radius that a model's run was not planned for (``Certificates.planned_radii``).
+        ValueError: fewer than two models, samples, labels or norms that differ, an argument out of range, or, but for "all",
+            a radius that a model's run was not planned for (``Certificates.planned_radii``).
 
     Source:
         The scopes: this project (docs/validity.md).

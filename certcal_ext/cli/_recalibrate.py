@@ -113,8 +113,8 @@ def split_and_fit(
         radius: to fit at; None takes the largest of ``radii`` at which half of the fitting half is certified.
         radii: that were asked for; None takes the default ones of the fitting half.
     """
+    from certcal_ext.certificates.guarantee import default_radii
     from certcal_ext.recalibration.split import halves, recalibrate_split
-    from certcal_ext.report.facts import default_radii
 
     if radius is None:
         fitting, _ = halves(certificates)

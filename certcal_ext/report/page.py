@@ -7,7 +7,6 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from certcal_ext.certificates.statements import binning
 from certcal_ext.report import table, words
 from certcal_ext.report.facts import Facts, gather
 from certcal_ext.report.figures import draw_all
+from certcal_ext.report.templates import rendered
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -105,11 +105,6 @@ def render_report(
         >>> page.startswith("<!doctype html>")
         True
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ImportError('reports need jinja2: pip install "certcal_ext[report]"') from error
     import certcal_ext
 
     models = None
@@ -130,17 +125,10 @@ def render_report(
         class_names=class_names,
         models=models,
     )
-    figures = {name: Markup(svg) for name, svg in draw_all(facts).items()}
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_resource),
-        # Before escaping: what hides or reorders text is written out, wherever data end up on the page.
-        finalize=lambda value: value if isinstance(value, Markup) else words.visible(str(value)),
-    )
-    return environment.get_template("template.html").render(
+    figures = draw_all(facts)
+    return rendered(
+        "template.html",
+        figures,
         title=title,
         headline=words.headline(facts),
         standfirst=words.standfirst(facts),
@@ -148,7 +136,6 @@ def render_report(
         bars=_bars(facts),
         verdict=words.verdict(facts),
         tiles=_tiles(facts),
-        figures=figures,
         facts=facts,
         columns=table.COLUMNS,
         rows=table.rows(facts.curve),
@@ -286,10 +273,6 @@ def _bound_command(facts: Facts, file: str) -> str:
             _claims.written(made.alpha or 0.0),
         ]
     return shlex.join(["certcal", "bound", file, *options])
-
-
-def _resource(name: str) -> str:
-    return (resources.files("certcal_ext.report") / name).read_text(encoding="utf-8")
 
 
 def _tiles(facts: Facts) -> list[dict[str, str]]:
