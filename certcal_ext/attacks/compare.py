@@ -209,7 +209,7 @@ class _Judge:
             0
             if risk is None
             else failing_intervals(
-                len(certificates), certificates.source("certified").row_alpha, risk
+                len(certificates), certificates.source("certified", np.empty(0)).row_alpha, risk
             )
         )
 

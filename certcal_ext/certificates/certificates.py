@@ -378,7 +378,7 @@ class Certificates(CertificateMakers):
         if empty.size:
             warnings.warn(
                 "no sample is certified at radius "
-                f"{empty.min():g}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
+                f"{_claims.written(empty.min())}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
                 stacklevel=2,
             )
         return result

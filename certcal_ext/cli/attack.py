@@ -375,7 +375,7 @@ def _show(
 
 def _beside(bound: BoundReport) -> list[str]:
     """Attack and bound of each radius in words: bounds rounded up, probabilities of holding down."""
-    from certcal_ext.report.words import at_most, fixed, sureness
+    from certcal_ext._claims import at_most, fixed, sureness
 
     lines = [
         f"  on {row.certified:,} images certified at this radius: "

@@ -321,11 +321,11 @@ def _command(
     """The command line as the page shows it."""
     words = ["certcal certify", f"--model {model}"]
     words += [f"--weights {weights}"] if weights is not None else []
-    words += [f"--data {data}", f"--sigma {sigma:g}"]
+    words += [f"--data {data}", f"--sigma {_claims.written(sigma)}"]
     words += [
         f"--n0 {options['n0']}",
         f"--n {options['n']}",
-        f"--alpha {options['alpha']:g}",
+        f"--alpha {_claims.written(options['alpha'])}",
         f"--seed {seed}",
     ]
     if options.get("confidence") == "scores":
