@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Context, Decimal
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -24,13 +25,13 @@ from certcal_ext.certificates.bounds import (
 )
 from certcal_ext.certificates.class_bounds import classwise_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
-from certcal_ext.certificates.evidence import row_factor
+from certcal_ext.certificates.evidence import best_lower_ends, row_factor
 from certcal_ext.certificates.guarantee import Guarantee, shifts
 from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.table import matrix, numbers, read_parquet, validate, write_parquet
 from certcal_ext.certificates.worst_cases import Choices, metric_of
-from certcal_ext.intervals.clopper_pearson import best_radius
+from certcal_ext.intervals.clopper_pearson import radius_of
 from certcal_ext.recalibration.maps import RecalibrationMap
 
 __all__ = ["Certificates", "CertifiedSet", "Curve", "MetricCurve", "RowBounds"]
@@ -91,11 +92,11 @@ class Certificates(CertificateMakers):
 
     @property
     def best_radius(self) -> float | None:
-        """The largest radius that this n and alpha could ever give; None without draws."""
+        """The largest radius that a row of n draws could ever have, with all votes, rounded down; None without draws."""
         made = self.provenance
-        if not self._guarantee.smoothed or None in (made.n, made.alpha, made.sigma):
+        if not self._guarantee.smoothed or None in (made.n, made.alpha):
             return None
-        return best_radius(made.n, made.alpha, made.sigma)  # type: ignore[arg-type]
+        return radius_of(best_lower_ends(self.table, made), made.sigma or 0.0)
 
     @property
     def planned_radii(self) -> tuple[float, ...] | None:
@@ -472,7 +473,8 @@ class Certificates(CertificateMakers):
     def reach_words(self) -> str:
         """The best radius that could ever be had, in words, for warnings."""
         made = self.provenance
+        best = Context(prec=4, rounding=ROUND_FLOOR).create_decimal(Decimal(self.best_radius or 0))
         return (
-            f"the best radius that n = {made.n} and alpha = {made.alpha:g} could ever give is "
-            f"{self.best_radius:.4g}"
+            f"the best radius that n = {made.n} and alpha = {made.alpha!r} could ever give is "
+            f"{best.normalize():f} (rounded down)"
         )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from decimal import ROUND_CEILING
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -237,13 +238,16 @@ def _forecast(
     at_most: bool,
 ) -> str:
     """What the run will take, in words."""
+    from certcal_ext.report import words
+
     n0, n, size = options["n0"], options["n"], len(images.images)
+    best = words.number(expected.best_radius, rounding=ROUND_CEILING)
+    reach = f"; with n = {n:,} and alpha = {options['alpha']!r} no radius beyond {best} can be certified"
     places = f"{where.type} in {processes} processes" if processes > 1 else f"{where}"
     return (
         f"{size:,} images x {n0 + n:,} draws = {expected.draws:,} forward passes on {places}, "
-        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}; with n = "
-        f"{n:,} and alpha = {options['alpha']:g} no radius beyond {expected.best_radius:.4g} can be "
-        "certified"
+        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}"
+        f"{'' if at_most else reach}"  # a run that stops early parts alpha in another way
     )
 
 
