@@ -168,7 +168,7 @@ def of_adaptive(
 
 
 def _planning_notes(result: AdaptiveResult) -> tuple[str, ...]:
-    notes = () if result.correct is None else (TOLD_LABELS,)
+    notes: tuple[str, ...] = () if result.correct is None else (TOLD_LABELS,)
     stretched = result.plans[-1].tolerance_factor if result.plans else 1.0
     if stretched > 1.01:  # the program solves to less than that
         notes += (
