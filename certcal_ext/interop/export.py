@@ -147,7 +147,7 @@ def export(certificates: Certificates, path: str | os.PathLike[str]) -> Path:
 
     Example:
         >>> import tempfile
-        >>> certificates = Certificates.from_counts([[990, 10], [500, 500]], [0, 0], sigma=0.25)
+        >>> certificates = Certificates.from_votes([990, 500], 1000, [0, 0], [0, 0], sigma=0.25)
         >>> path = export(certificates, Path(tempfile.mkdtemp()) / "log.tsv")
         >>> print(path.read_text().splitlines()[1].replace("\t", " "))
         0 0 0 0.489719 1 0:00:00
