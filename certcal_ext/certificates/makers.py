@@ -290,6 +290,9 @@ class CertificateMakers:
         confidence: Any = None,
         labels: Any = None,
         predicted: Any = None,
+        *,
+        norm: Any = None,
+        index: Any = None,
     ) -> Certificates:
         """Certificates of another verifier: intervals and predictions that hold under attack.
 
@@ -297,29 +300,38 @@ class CertificateMakers:
             correct: (N,) booleans or 0/1, whether the certified prediction is right.
             lower: (N,) lower ends of the confidence under attack.
             upper: (N,) upper ends.
-            radius: l2 radius at which they hold; a larger one is then an error, and at a smaller
-                one the same intervals are returned, which hold there too. None: they are returned
-                at whatever radius is asked for, unchecked.
+            radius: size of the attacks that they hold against; a larger one is then an error, and
+                at a smaller one the same intervals are returned, which hold there too. None: they
+                are returned at whatever radius is asked for, unchecked.
             confidence: (N,) confidences without an attack, or None.
             labels: (N,) classes, or None.
             predicted: (N,) predicted classes, or None.
+            norm: the norm that ``radius`` is in: "l2", "linf", ..., as text or as a number (2,
+                ``math.inf``). None: it is not known here, and no sentence about these
+                certificates names a norm.
+            index: (N,) sample ids; None numbers the rows.
 
         Returns:
             ``Certificates``; every sample counts as certified.
 
         Raises:
             TypeError: an argument of the wrong kind.
-            ValueError: no samples, shapes that differ, a value out of range, or ``correct`` that
-                contradicts the classes.
+            ValueError: no samples, shapes that differ, a value out of range, ``correct`` that
+                contradicts the classes, or a norm without a radius.
 
         Example:
             >>> from certcal_ext import Certificates
-            >>> certificates = Certificates.from_intervals([1, 0], [0.8, 0.5], [0.9, 0.6], 0.5)
-            >>> certificates.brier(0.5).round(3)
-            array([0.2])
+            >>> certificates = Certificates.from_intervals(
+            ...     [1, 0], [0.8, 0.5], [0.9, 0.6], radius=8 / 255, norm="linf"
+            ... )
+            >>> certificates.brier(8 / 255).round(3), certificates.provenance.norm
+            (array([0.2]), 'linf')
         """
         return _built(
-            cls, sources.of_intervals(correct, lower, upper, radius, confidence, labels, predicted)
+            cls,
+            sources.of_intervals(
+                correct, lower, upper, radius, confidence, labels, predicted, norm, index
+            ),
         )
 
 

@@ -321,12 +321,14 @@ def of_intervals(
     confidence: Any,
     labels: Any,
     predicted: Any,
+    norm: Any,
+    index: Any,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_intervals``, which documents arguments and errors."""
     right, low, high = _check.intervals(correct, lower, upper)
     rows = right.size
     columns = {
-        "index": np.arange(rows),
+        "index": np.arange(rows) if index is None else _check.int_vector("index", index, rows),
         "label": None if labels is None else _check.int_vector("labels", labels, rows),
         "predicted": None if predicted is None else _classes("predicted", predicted, rows, None),
         "correct": right.astype(np.bool_),
@@ -338,7 +340,7 @@ def of_intervals(
         "p_lower": low,
         "p_upper": high,
     }
-    return build(columns, rows), Provenance(kind="intervals", radius=radius)
+    return build(columns, rows), Provenance(kind="intervals", radius=radius, norm=norm)
 
 
 def sigma_of(stored: VoteCounts, sigma: float | None, path: str | PathLike[str]) -> float:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import time
-from decimal import ROUND_CEILING
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from certcal_ext import _claims
 from certcal_ext._progress import duration, shown
 from certcal_ext.cli import _common, _config, _options, _run_options
 from certcal_ext.cli._preflight import (
@@ -238,11 +238,9 @@ def _forecast(
     at_most: bool,
 ) -> str:
     """What the run will take, in words."""
-    from certcal_ext.report import words
-
     n0, n, size = options["n0"], options["n"], len(images.images)
-    best = words.number(expected.best_radius, rounding=ROUND_CEILING)
-    reach = f"; with n = {n:,} and alpha = {options['alpha']!r} no radius beyond {best} can be certified"
+    best, alpha = _claims.size(expected.best_radius, 4), _claims.failure(options["alpha"])
+    reach = f"; all {n:,} votes for one class would certify radius {best} at alpha = {alpha}"
     places = f"{where.type} in {processes} processes" if processes > 1 else f"{where}"
     return (
         f"{size:,} images x {n0 + n:,} draws = {expected.draws:,} forward passes on {places}, "
@@ -278,7 +276,7 @@ def _show(
     seconds: float,
     as_json: bool,
 ) -> None:
-    from certcal_ext.report.facts import default_radii
+    from certcal_ext.certificates.guarantee import default_radii
 
     abstained = int(certificates.abstained.sum())
     curve = None if images.labels is None else certificates.curve(default_radii(certificates))
@@ -325,11 +323,11 @@ def _command(
     """The command line as the page shows it."""
     words = ["certcal certify", f"--model {model}"]
     words += [f"--weights {weights}"] if weights is not None else []
-    words += [f"--data {data}", f"--sigma {sigma:g}"]
+    words += [f"--data {data}", f"--sigma {_claims.written(sigma)}"]
     words += [
         f"--n0 {options['n0']}",
         f"--n {options['n']}",
-        f"--alpha {options['alpha']:g}",
+        f"--alpha {_claims.written(options['alpha'])}",
         f"--seed {seed}",
     ]
     if options.get("confidence") == "scores":
