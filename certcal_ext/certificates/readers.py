@@ -49,6 +49,7 @@ class CohenLog:
         predicted: (N,) int64, -1 where the log abstained.
         radius: (N,) float64 as printed.
         half_width: (N,) float64, how far the printed radius can lie from the one that was computed.
+        notes: what the column ``note`` says, each remark once.
     """
 
     index: NDArray[np.int64]
@@ -56,6 +57,7 @@ class CohenLog:
     predicted: NDArray[np.int64]
     radius: NDArray[np.float64]
     half_width: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
 
 
 def read_counts(path: str | PathLike[str]) -> VoteCounts:
@@ -186,10 +188,12 @@ def read_cohen_log(path: str | PathLike[str]) -> CohenLog:
     rows = [(number, line) for number, line in enumerate(lines[1:], 2) if line.strip()]
     if not rows:
         raise ValueError(f"{path}: expected at least one row under the header, got none")
-    parsed = []
+    parsed, notes = [], dict.fromkeys([""])
     for row, (number, line) in enumerate(rows):
         try:
-            parsed.append(_log_row(dict(_zip_row(names, line.split("\t")))))
+            cells = dict(_zip_row(names, line.split("\t")))
+            parsed.append(_log_row(cells))
+            notes[cells.get("note", "").strip()] = None
         except ValueError as error:
             raise ValueError(f"{path}: row {row} (line {number}): {error}") from error
     index, label, predicted, radius = (np.array(column) for column in zip(*parsed, strict=True))
@@ -197,7 +201,9 @@ def read_cohen_log(path: str | PathLike[str]) -> CohenLog:
     if unique.size != index.size:
         row = int(np.setdiff1d(np.arange(index.size), first)[0])
         raise ValueError(f"{path}: row {row} (line {rows[row][0]}): idx {index[row]} came before")
-    return CohenLog(index, label, predicted, radius, _half_width(radius))
+    return CohenLog(
+        index, label, predicted, radius, _half_width(radius), tuple(filter(None, notes))
+    )
 
 
 def _zip_row(names: list[str], cells: list[str]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext.certificates.evidence import (
+    NOT_OF_VOTES,
     SHARED_DRAWS,
     SHARED_MEANING,
     TOLD_LABELS,
@@ -274,10 +275,13 @@ def of_cohen_log(
     """The rows of ``Certificates.from_cohen_log``, which documents arguments and errors."""
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
-    provenance = Provenance(
-        kind="log", sigma=scale, alpha=risk, n=n, source=os.fspath(path), notes=(_LOG_POINT,)
-    )
     log = read_cohen_log(path)
+    if NOT_OF_VOTES in log.notes:
+        raise ValueError(f"{path}: expected a log of votes, but its notes say that {NOT_OF_VOTES}")
+    notes = (_LOG_POINT, *log.notes)
+    provenance = Provenance(
+        kind="log", sigma=scale, alpha=risk, n=n, source=os.fspath(path), notes=notes
+    )
     unique, where = np.unique(log.radius, return_inverse=True)
     width = np.empty_like(unique)
     width[where] = log.half_width
