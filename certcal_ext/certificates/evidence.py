@@ -230,8 +230,8 @@ def how_sure(provenance: Provenance, rows: int) -> str:
     # As it is printed: tails are checked to be below alpha by more than 1e-11 of it, which is more than its last digit.
     if not selected_by_estimation(provenance):
         return (
-            f"Each interval holds with probability 1 - {written(alpha)} or more over its own noise draws; on average at most "
-            f"{fewer_than(alpha, rows)} of {count(rows)} fail."
+            f"Each interval holds with probability 1 - {written(alpha)} or more over its own noise draws; on average at "
+            f"most {fewer_than(alpha, rows)} of {count(rows)} fail."
         )
     return (
         f"The class was selected by the draws that estimate it, so each row is certified and wrong with probability at most "
