@@ -57,16 +57,19 @@ def records(
                             "accuracy": float(found.accuracy[name][at]),
                             "worst": float(curve.worst[at]),
                             "best": found.best(at) == name,
+                            "planned_radii": models[name].planned_radii,
                         }
                     )
     return rows
 
 
-def show(rows: list[dict[str, Any]], models: Sequence[str]) -> None:
-    """One table a metric and choice of samples: radii down, models across."""
+def show(rows: list[dict[str, Any]], models: dict[str, Certificates]) -> None:
+    """One table a metric and choice of samples: radii down, models across; below, whose samples labels had a say in."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
+
+    from certcal_ext.certificates.evidence import how_chosen
 
     for metric in _METRICS:
         for samples, title in _SAMPLES.items():
@@ -86,3 +89,6 @@ def show(rows: list[dict[str, Any]], models: Sequence[str]) -> None:
                 cells += [_claims.at_most(row["worst"]) + " *" * row["best"] for row in line]
                 table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
             console().print(table)
+    for name, made in models.items():
+        if made.planned_radii is not None:
+            console().print(f"{name}: {how_chosen(made.provenance)}", style="dim", markup=False)
