@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 _TRACEBACK = "CERTCAL_TRACEBACK"
 _WIDTH = 80
+#: What the command line calls the options of a file.
+_AS_OPTION = {
+    "sigma": "--sigma",
+    "n": "--n",
+    "alpha": "--alpha",
+    "radius": "--interval-radius",
+    "norm": "--interval-norm",
+    "labels_key": "--labels-key",
+    "runner_up": "--runner-up",
+}
 _STYLES = {"plain": "", "clean": "blue", "worst": "bold yellow", "constant": "green"}
 
 
@@ -97,60 +107,31 @@ def numbers(name: str, text: str | None) -> list[float] | None:
     return values
 
 
-def read_certificates(
-    path: Path,
-    *,
-    sigma: float | None,
-    n: int | None,
-    alpha: float | None,
-    runner_up: bool = False,
-    keep_counts: bool = False,
-) -> Certificates:
-    """Certificates from Parquet, vote counts (``.npz``) or a certification log, told by content.
+def read_certificates(path: Path, **options: Any) -> Certificates:
+    """``Certificates.from_file``, with its notes on what was read on stderr.
 
     Args:
         path: the file.
-        sigma: noise of counts or a log; counts may hold it themselves.
-        n: draws of a log.
-        alpha: failure probability of an interval; None is 0.001, and a Parquet file has its own.
-        runner_up: also bound the next class, from counts.
-        keep_counts: keep the votes of all classes, from counts.
+        options: as there; those that the command line calls otherwise are named so in errors.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is none of the three, or something it does not hold was not given.
+        ValueError: the file cannot be read, or something it does not hold was not given.
     """
     from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.evidence import SHARED_DRAWS
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == b"PAR1":
-        for name, value in (("sigma", sigma), ("n", n), ("alpha", alpha)):
-            if value is not None:
-                raise ValueError(
-                    f"--{name}: a Parquet file of certificates has its own; leave it out"
-                )
-        if runner_up:
-            raise ValueError("--runner-up: a file of certificates was made with or without it")
-        return Certificates.from_parquet(path)
-    alpha = 1e-3 if alpha is None else alpha
-    if magic[:2] == b"PK" or path.suffix == ".npz":
-        certificates = Certificates.from_npz(
-            path, sigma=sigma, alpha=alpha, runner_up=runner_up, keep_counts=keep_counts
-        )
-        if n is not None and n != certificates.provenance.n:
-            raise ValueError(f"--n: {path} says {certificates.provenance.n}, got {n}")
-        return certificates
-    if runner_up:
-        raise ValueError("--runner-up: a certification log does not hold the votes of all classes")
-    if sigma is None or n is None:
-        name = "sigma" if sigma is None else "n"
-        raise ValueError(
-            f"{path}: a certification log does not say its {name}; give it with --{name}"
-        )
-    return Certificates.from_cohen_log(path, sigma=sigma, n=n, alpha=alpha)
+    try:
+        made = Certificates.from_file(path, **options)
+    except ValueError as error:
+        name, _, rest = str(error).partition(": ")
+        if name in _AS_OPTION:
+            raise ValueError(f"{_AS_OPTION[name]}: {rest}") from error
+        raise
+    if made.provenance.kind != "votes" or made.provenance.notes[:1] != (SHARED_DRAWS,):
+        for text in made.provenance.notes:
+            note(f"certcal: note: {text}")
+    return made
 
 
 def writable(path: Path | None, name: str) -> None:
