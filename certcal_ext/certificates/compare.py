@@ -79,7 +79,8 @@ def compare(
 
     Raises:
         TypeError: a model that is no ``Certificates``, or an argument of the wrong kind.
-        ValueError: fewer than two models, samples, labels or norms that differ, or an argument out of range.
+        ValueError: fewer than two models, samples, labels or norms that differ, an argument out of range, or, but for "all",
+            a radius that a model's run was not planned for (``Certificates.planned_radii``).
 
     Source:
         The scopes: this project (docs/validity.md).
@@ -107,7 +108,7 @@ def compare(
     curves, accuracy = {}, {}
     for name, made in aligned.items():
         scope = "all" if samples == "all" else "certified"
-        source = made.source(scope)
+        source = made.source(scope, asked)
         if samples == "intersection":
             source = source.restricted(common)
         curves[name] = metric_curve(source, measure, asked, choices, scope, None, "best", False)

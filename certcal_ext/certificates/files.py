@@ -51,6 +51,8 @@ class FileOptions:
         labels_key: name of the labels among counts.
         runner_up: also bound the next class, from counts.
         keep_counts: keep the votes of all classes, from counts.
+        split: draws of counts that only select the class.
+        split_seed: of their choice.
     """
 
     sigma: float | None = None
@@ -61,6 +63,8 @@ class FileOptions:
     labels_key: str | None = None
     runner_up: bool = False
     keep_counts: bool = False
+    split: int | None = None
+    split_seed: int = 0
 
     def refuse(self, what: str, *names: str) -> None:
         """Raises where an option was given that a file has no use for."""
@@ -79,7 +83,7 @@ def of_file(path: str | PathLike[str], options: FileOptions) -> Parts:
     if magic == b"PAR1" and holds_certificates(path):
         own = "a file of certificates has its own"
         options.refuse(own, "sigma", "n", "alpha", "radius", "norm", "labels_key")
-        options.refuse("a file of certificates was made with or without it", "runner_up")
+        options.refuse("a file of certificates was made with or without it", "runner_up", "split")
         return read_parquet(path)
     if _is_npz(path, magic) and _npz_kind(path) in ("counts", None):
         return _of_counts(read_counts(path, options.labels_key), path, options)
@@ -131,7 +135,9 @@ def of_columns(
     if kind != "intervals":
         options.refuse("only intervals of another verifier need it", "radius", "norm")
     if kind != "counts":
-        options.refuse("only counts of all classes have a use for it", "runner_up", "labels_key")
+        options.refuse(
+            "only counts of all classes have a use for it", "runner_up", "split", "labels_key"
+        )
     if kind == "certificates":
         return _of_certificates(columns, options, path, stored)
     if kind == "intervals":
@@ -180,9 +186,12 @@ def _of_counts(stored: Any, path: str | PathLike[str], options: FileOptions) -> 
         options.alpha,
         runner_up=options.runner_up,
         keep_counts=options.keep_counts,
+        split=options.split,
+        seed=options.split_seed,
     )
-    if options.n is not None and options.n != made.n:
-        raise ValueError(f"n: {path} says {made.n}, got {options.n}")
+    draws = int(stored.counts.sum(axis=1).max())
+    if options.n not in (None, draws):
+        raise ValueError(f"n: {path} says {draws}, got {options.n}")
     return table, made
 
 

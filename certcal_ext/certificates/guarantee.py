@@ -135,24 +135,25 @@ class Guarantee:
         )
 
     def rows(self, radius: float) -> RowBounds:
-        """Every row, the uncertified ones too."""
+        """Every row; the uncertified ones at alpha / K where the estimating draws selected the class."""
         certified = self.certified(radius)
         everyone = np.ones(certified.size, np.bool_)
-        raw = self._raw(everyone, radius)
+        ends = self._raw(everyone, radius)
+        if selected_by_estimation(self._made):
+            other = self._others
+            nothing = Interval(np.zeros(certified.size), np.ones(certified.size))
+            wide = nothing if other is None else other._raw(everyone, radius)
+            pairs = zip(ends, wide, strict=True)
+            ends = Interval(*(np.where(certified, own, end) for own, end in pairs))
         correct = numbers(self._table, "correct")
         gap = None
         if correct is not None:
-            ends = raw
-            if selected_by_estimation(self._made):
-                other = self._others
-                nothing = Interval(np.zeros(certified.size), np.ones(certified.size))
-                ends = nothing if other is None else other._raw(everyone, radius)
             gap = largest_gap(
                 correct.view(np.uint8), *ends, self._image, top=self._made.kind != "scores"
             )
             missing = self._table.column("predicted").fill_null(0).to_numpy() == -1
             gap = np.where(missing, 1.0, gap)
-        return RowBounds(radius, certified, *self._recalibrated(raw), gap)
+        return RowBounds(radius, certified, *self._recalibrated(ends), gap)
 
     def _raw(self, rows: NDArray[np.bool_], radius: float) -> Interval:
         """Intervals of the chosen rows before recalibration."""

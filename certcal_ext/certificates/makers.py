@@ -34,30 +34,41 @@ class CertificateMakers:
         index: Any = None,
         runner_up: bool = False,
         keep_counts: bool = False,
+        split: int | None = None,
+        seed: int = 0,
     ) -> Certificates:
         """Certificates from votes of a classifier under Gaussian noise.
 
+        With ``selection`` or ``split``, each row's interval holds with probability at least 1 - alpha. With neither, a row
+        is certified and wrong with probability at most 3/2 alpha, and the intervals of rows that are not certified may miss
+        more often (docs/theory.md, section 7); joint bounds account for both.
+
         Args:
-            counts: (N, K) whole numbers, votes of the estimation draws; rows of equal sum.
+            counts: (N, K) whole numbers, votes of the estimation draws; rows of equal sum. With ``split``, of all draws.
             labels: (N,) classes, or None: intervals and predictions are certified, and metrics are
                 not available.
             sigma: standard deviation of the noise, in pixel units.
             alpha: failure probability of one interval, both sides together.
             selection: (N,) classes chosen by separate draws. None chooses the class with most votes
-                (the lowest of equals) in ``counts`` themselves, which the provenance then notes.
+                (the lowest of equals) in ``counts`` themselves, which the provenance then notes, or
+                in the draws of ``split``.
             index: (N,) sample ids; None numbers the rows.
             runner_up: also bounds the most probable other class from above, and certifies the
                 prediction by pA against pB where that is better than pA against 1 - pA. It takes
                 a tenth of alpha; where ``selection`` is None also a union over the classes.
             keep_counts: keeps the votes of all classes, for class-wise metrics.
+            split: so many of each row's draws, taken at random, select the class, and only the
+                others estimate it (see ``split_counts``): the way to intervals that all hold, where
+                one set of draws is all there is. 100 is a usual number.
+            seed: of that choice; fix it before you look at the result.
 
         Returns:
             ``Certificates``.
 
         Raises:
             TypeError: an argument of the wrong kind.
-            ValueError: unequal row sums, fewer than two classes, no samples, or a value out of
-                range.
+            ValueError: unequal row sums, fewer than two classes, no samples, both ``selection`` and
+                ``split``, or a value out of range.
 
         Warns:
             UserWarning: more samples abstain than are certified; the best radius for this n and
@@ -66,7 +77,7 @@ class CertificateMakers:
         result = _built(
             cls,
             sources.of_counts(
-                counts, labels, sigma, alpha, selection, index, runner_up, keep_counts
+                counts, labels, sigma, alpha, selection, index, runner_up, keep_counts, split, seed
             ),
         )
         _warn_of_abstentions(result)
@@ -128,7 +139,8 @@ class CertificateMakers:
             index: (N,) sample ids; None numbers the rows.
 
         Returns:
-            ``Certificates``, which keep the rules of stopping.
+            ``Certificates``, which keep the rules of stopping. Where the run was told the labels, metrics over certified
+            samples are to be had at the radii that it was planned for, and over all samples at any.
 
         Raises:
             TypeError: an argument of the wrong kind.
@@ -242,10 +254,13 @@ class CertificateMakers:
         runner_up: bool = False,
         keep_counts: bool = False,
         labels_key: str | None = None,
+        split: int | None = None,
+        seed: int = 0,
     ) -> Certificates:
         """``from_counts`` on a file of votes (see ``readers.read_counts``).
 
-        Rows whose votes have another sum are certified with their own number of draws.
+        A file has one set of draws, which selects the class too, unless ``split`` keeps some of them for that. Rows whose
+        votes have another sum are certified with their own number of draws.
 
         Args:
             path: ``.npz`` file with ``counts`` and, where they are known, labels and ``sigma``.
@@ -256,6 +271,8 @@ class CertificateMakers:
             keep_counts: as in ``from_counts``.
             labels_key: name of the labels, where it is none of ``label``, ``labels``, ``y``,
                 ``targets``.
+            split: as in ``from_counts``.
+            seed: as in ``from_counts``.
 
         Returns:
             ``Certificates``.
@@ -272,7 +289,14 @@ class CertificateMakers:
         result = _built(
             cls,
             sources.of_stored_votes(
-                stored, path, sigma, alpha, runner_up=runner_up, keep_counts=keep_counts
+                stored,
+                path,
+                sigma,
+                alpha,
+                runner_up=runner_up,
+                keep_counts=keep_counts,
+                split=split,
+                seed=seed,
             ),
         )
         _warn_of_abstentions(result)

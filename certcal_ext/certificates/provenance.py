@@ -193,6 +193,19 @@ class Provenance:
                 f"radius: expected the size in the {self.norm} norm at which the intervals hold, got None"
             )
 
+    @property
+    def planned_radii(self) -> tuple[float, ...] | None:
+        """The l2 radii that a run which stopped samples early was planned for; None where none was.
+
+        With labels, only there does the run mean to certify the samples that all draws would certify: elsewhere, wrong
+        samples may be missing because they were not worth their draws.
+        """
+        if self.stopping is None:
+            return None
+        from certcal_ext.stopping.rules import Stopping
+
+        return Stopping.from_json(self.stopping).radii
+
     def to_json(self) -> str:
         """The text that is stored with the table."""
         return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)})

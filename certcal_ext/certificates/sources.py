@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext.certificates.evidence import (
     SHARED_DRAWS,
+    SHARED_MEANING,
+    TOLD_LABELS,
     Ends,
     runner_up_votes,
     score_ends,
@@ -23,6 +25,7 @@ from certcal_ext.certificates.evidence import (
 from certcal_ext.certificates.logs import CohenLog, settings_note, votes_of_radius
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.readers import read_cohen_log
+from certcal_ext.certificates.selection import split_counts
 from certcal_ext.certificates.stored_votes import VoteCounts, counts_matrix
 from certcal_ext.certificates.table import build
 from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
@@ -45,10 +48,21 @@ def of_counts(
     index: Any,
     runner_up: bool,
     keep_counts: bool,
+    split: int | None,
+    seed: int,
     own_sums: bool = False,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_counts``, which documents arguments and errors."""
     matrix = counts_matrix("counts", counts, own_sums=own_sums)
+    notes: tuple[str, ...] = (SHARED_DRAWS, SHARED_MEANING) if selection is None else ()
+    if split is not None:
+        if selection is not None:
+            raise ValueError("split: expected None where selection is given, as it selects too")
+        selection, matrix = split_counts(matrix, split, seed)
+        notes = (
+            f"the class was selected by {split} of each row's given draws, taken at random (seed {seed}), and estimated by "
+            "the others",
+        )
     rows, classes = matrix.shape
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
@@ -75,10 +89,11 @@ def of_counts(
         kind="votes",
         sigma=scale,
         alpha=risk,
+        n0=split,
         n=int(every.max()),
         num_classes=classes,
         interval="clopper-pearson",
-        notes=(SHARED_DRAWS,) if selection is None else (),
+        notes=notes,
     )
     return build(columns, rows), provenance
 
@@ -146,8 +161,20 @@ def of_adaptive(
         n=int(drawn.max()),
         interval="clopper-pearson" if staged else "sequence",
         stopping=rules.to_json(),
+        notes=_planning_notes(result),
     )
     return build(columns, rows), provenance
+
+
+def _planning_notes(result: AdaptiveResult) -> tuple[str, ...]:
+    notes = () if result.correct is None else (TOLD_LABELS,)
+    stretched = result.plans[-1].tolerance_factor if result.plans else 1.0
+    if stretched > 1.01:  # the program solves to less than that
+        notes += (
+            f"max_draws was too few for the tolerance of {result.stopping.tolerance!r}: the plan allowed {stretched:.3g} "
+            "times as much",
+        )
+    return notes
 
 
 def of_scores(

@@ -35,6 +35,7 @@ _AS_OPTION = {
     "norm": "--interval-norm",
     "labels_key": "--labels-key",
     "runner_up": "--runner-up",
+    "split": "--split",
 }
 _STYLES = {"plain": "", "clean": "blue", "worst": "bold yellow", "constant": "green"}
 
@@ -119,7 +120,7 @@ def read_certificates(path: Path, **options: Any) -> Certificates:
         ValueError: the file cannot be read, or something it does not hold was not given.
     """
     from certcal_ext.certificates.certificates import Certificates
-    from certcal_ext.certificates.evidence import SHARED_DRAWS
+    from certcal_ext.certificates.evidence import SHARED_DRAWS, SHARED_MEANING
 
     try:
         made = Certificates.from_file(path, **options)
@@ -128,8 +129,8 @@ def read_certificates(path: Path, **options: Any) -> Certificates:
         if name in _AS_OPTION:
             raise ValueError(f"{_AS_OPTION[name]}: {rest}") from error
         raise
-    if made.provenance.kind != "votes" or made.provenance.notes[:1] != (SHARED_DRAWS,):
-        for text in made.provenance.notes:
+    for text in made.provenance.notes:
+        if text not in (SHARED_DRAWS, SHARED_MEANING):  # said below the table
             note(f"certcal: note: {text}")
     return made
 
@@ -234,13 +235,10 @@ def print_curve(curve: Curve, title: str, footnote: str) -> None:
 
 def meaning(certificates: Certificates) -> str:
     """What the table claims, in a few lines."""
-    alpha = certificates.provenance.alpha
-    sure = (
-        "Bounds hold where the given intervals hold."
-        if alpha is None
-        else f"Each interval behind them holds with probability 1 - {alpha:g}; on average at most "
-        f"{alpha * len(certificates):.3g} of {len(certificates):,} fail."
-    )
+    from certcal_ext.certificates.evidence import how_chosen, how_sure
+
+    made = certificates.provenance
+    sure = f"{how_sure(made, len(certificates))} {how_chosen(made)}".rstrip()
     return (
         "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; "
         f"certified columns are rounded up. {sure} Const. Brier is what a constant confidence would "

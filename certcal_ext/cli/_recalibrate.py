@@ -104,12 +104,22 @@ class Gain:
 
 
 def split_and_fit(
-    certificates: Certificates, kind: str, radius: float | None, radii: Sequence[float]
+    certificates: Certificates, kind: str, radius: float | None, radii: Sequence[float] | None
 ) -> Gain:
-    """Fits on one half; the radius is the largest listed one with half of the samples certified, where not given."""
-    from certcal_ext.recalibration.split import recalibrate_split
+    """Fits on one half, at a radius that the other half has no say in.
+
+    Args:
+        certificates: the samples.
+        kind: of the map.
+        radius: to fit at; None takes the largest of ``radii`` at which half of the fitting half is certified.
+        radii: that were asked for; None takes the default ones of the fitting half.
+    """
+    from certcal_ext.recalibration.split import halves, recalibrate_split
+    from certcal_ext.report.facts import default_radii
 
     if radius is None:
-        enough = [r for r in radii if 2 * len(certificates.at(r)) >= len(certificates)]
-        radius = max(enough, default=min(radii))
+        fitting, _ = halves(certificates)
+        listed = default_radii(fitting) if radii is None else radii
+        enough = [r for r in listed if 2 * len(fitting.at(r)) >= len(fitting)]
+        radius = max(enough, default=min(listed))
     return Gain(recalibrate_split(certificates, radius, kind))

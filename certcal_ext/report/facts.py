@@ -138,7 +138,7 @@ def gather(
     if radius is not None and radius not in listed:
         listed.append(radius)
     listed = sorted(set(listed))
-    smoothing = certificates.provenance.sigma is not None
+    smoothing = certificates.provenance.sigma is not None and certificates.planned_radii is None
     grid = np.linspace(0, max(reach, listed[-1]), _DENSE) if smoothing else np.asarray(listed)
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -191,7 +191,7 @@ def largest_radius(certificates: Certificates) -> float:
 
 
 def default_radii(certificates: Certificates) -> list[float]:
-    """Round radii from 0 up to the largest certified radius, at most 13 of them.
+    """Round radii from 0 up to the largest certified radius, at most 13 of them; of a run planned for some, those.
 
     Example:
         >>> import numpy as np
@@ -200,6 +200,8 @@ def default_radii(certificates: Certificates) -> list[float]:
         >>> default_radii(Certificates.from_counts(counts, np.array([0, 0]), sigma=0.25))[:4]
         [0.0, 0.1, 0.2, 0.3]
     """
+    if certificates.planned_radii is not None:
+        return sorted(certificates.planned_radii)
     if certificates.provenance.sigma is None:
         return [float(getattr(certificates.provenance, "radius", None) or 0.0)]
     reach = largest_radius(certificates)
