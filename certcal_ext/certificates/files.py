@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -19,6 +18,7 @@ from certcal_ext._text_table import read_text
 from certcal_ext.certificates import sources
 from certcal_ext.certificates.columns import Columns, kind_of
 from certcal_ext.certificates.evidence import SHARED_DRAWS
+from certcal_ext.certificates.file_options import FileOptions
 from certcal_ext.certificates.logs import log_of
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.readers import read_columns, read_counts
@@ -38,41 +38,6 @@ _PANDAS, _ATTRIBUTE = b"PANDAS_ATTRS", "certcal"
 _CLOSE = 1e-5
 
 
-@dataclass(frozen=True)
-class FileOptions:
-    """What a file may not say itself. None: the file's, or the default.
-
-    Attributes:
-        sigma: noise, of counts, a log, or certificates that lost their provenance.
-        n: draws, of a log.
-        alpha: failure probability of an interval; 0.001 for counts and logs.
-        radius: size at which intervals of another verifier hold.
-        norm: the norm of that size.
-        labels_key: name of the labels among counts.
-        runner_up: also bound the next class, from counts.
-        keep_counts: keep the votes of all classes, from counts.
-        split: draws of counts that only select the class.
-        split_seed: of their choice.
-    """
-
-    sigma: float | None = None
-    n: int | None = None
-    alpha: float | None = None
-    radius: float | None = None
-    norm: Any = None
-    labels_key: str | None = None
-    runner_up: bool = False
-    keep_counts: bool = False
-    split: int | None = None
-    split_seed: int = 0
-
-    def refuse(self, what: str, *names: str) -> None:
-        """Raises where an option was given that a file has no use for."""
-        for name in names:
-            if getattr(self, name) not in (None, False):
-                raise ValueError(f"{name}: {what}; leave it out")
-
-
 def of_file(path: str | PathLike[str], options: FileOptions) -> Parts:
     """Table and provenance from any file; ``Certificates.from_file`` documents arguments and errors."""
     if not os.path.isfile(path):
@@ -82,7 +47,7 @@ def of_file(path: str | PathLike[str], options: FileOptions) -> Parts:
         magic = file.read(4)
     if magic == b"PAR1" and holds_certificates(path):
         own = "a file of certificates has its own"
-        options.refuse(own, "sigma", "n", "alpha", "radius", "norm", "labels_key")
+        options.refuse(own, "sigma", "n", "alpha", "interval_radius", "interval_norm", "labels_key")
         options.refuse("a file of certificates was made with or without it", "runner_up", "split")
         return read_parquet(path)
     if _is_npz(path, magic) and _npz_kind(path) in ("counts", None):
@@ -91,7 +56,12 @@ def of_file(path: str | PathLike[str], options: FileOptions) -> Parts:
         whole = _whole_json(path) if magic[:1] in b"{[ \n\xef" and magic else None
         if whole is not None:
             options.refuse(
-                "a file of certificates has its own", "sigma", "n", "alpha", "radius", "norm"
+                "a file of certificates has its own",
+                "sigma",
+                "n",
+                "alpha",
+                "interval_radius",
+                "interval_norm",
             )
             return whole
         columns = read_columns(path)
@@ -133,7 +103,9 @@ def of_columns(
             "a table with radius, lower and upper, and without correct, is neither a log nor intervals"
         )
     if kind != "intervals":
-        options.refuse("only intervals of another verifier need it", "radius", "norm")
+        options.refuse(
+            "only intervals of another verifier need it", "interval_radius", "interval_norm"
+        )
     if kind != "counts":
         options.refuse(
             "only counts of all classes have a use for it", "runner_up", "split", "labels_key"
@@ -178,7 +150,7 @@ def _npz_kind(path: str | PathLike[str]) -> str | None:
 
 
 def _of_counts(stored: Any, path: str | PathLike[str], options: FileOptions) -> Parts:
-    options.refuse("only intervals of another verifier need it", "radius", "norm")
+    options.refuse("only intervals of another verifier need it", "interval_radius", "interval_norm")
     table, made = sources.of_stored_votes(
         stored,
         path,
@@ -202,10 +174,12 @@ def _of_intervals(columns: Columns, options: FileOptions, path: str | PathLike[s
             f"{columns.name('verified')}: expected only rows that were verified, as each one counts as certified; leave the "
             "others out"
         )
-    size = _one_of(columns, ("radius", "size"), options.radius, "radius")
+    size = _one_of(columns, ("radius", "size"), options.interval_radius, "interval_radius")
     norm = columns.constant("norm") or None
-    if options.norm is not None and norm is not None and options.norm != norm:
-        raise ValueError(f"norm: expected {norm}, as the file says, got {options.norm}")
+    if options.interval_norm is not None and norm is not None and options.interval_norm != norm:
+        raise ValueError(
+            f"interval_norm: expected {norm}, as the file says, got {options.interval_norm}"
+        )
     label = columns.wholes("label", 0) if columns.has("label") else None
     predicted = columns.wholes("predicted", 0) if columns.has("predicted") else None
     correct = columns.truths("correct") if columns.has("correct") else label == predicted
@@ -217,7 +191,7 @@ def _of_intervals(columns: Columns, options: FileOptions, path: str | PathLike[s
         columns.reals("confidence") if columns.has("confidence") else None,
         label,
         predicted,
-        options.norm if norm is None else norm,
+        options.interval_norm if norm is None else norm,
         columns.wholes("index") if columns.has("index") else None,
     )
     return table, dataclasses.replace(made, source=os.fspath(path), notes=tuple(columns.notes))
@@ -252,7 +226,7 @@ def _sigma_alpha(columns: Columns, options: FileOptions, what: str) -> tuple[flo
     sigma = _one_of(columns, ("sigma",), options.sigma, "sigma")
     if sigma is None:
         raise ValueError(
-            f"{what}; give sigma= (--sigma), the noise, and alpha= (--alpha) where it was not 0.001"
+            f"{what}; give --sigma, the noise, and --alpha where it was not 0.001 (sigma= and alpha= in Python)"
         )
     return sigma, _one_of(columns, ("alpha",), options.alpha, "alpha")
 
@@ -301,7 +275,7 @@ def _of_certificates(
     sigma, alpha = _sigma_alpha(columns, options, lost)
     if not columns.has("votes"):
         if alpha is None:
-            raise ValueError(f"{lost}; from a log, also alpha= (--alpha) is needed")
+            raise ValueError(f"{lost}; from a log, also --alpha (alpha= in Python) is needed")
         n = int(columns.wholes("n", 1).max())
         return _table_of(columns), Provenance(
             kind="log",
@@ -327,7 +301,7 @@ def _of_certificates(
             row = int(np.argmax(apart))
             raise ValueError(
                 f"{end}: the intervals of the file are not those of its votes at alpha = {risk:g} ({columns.where(row)}); "
-                "give the right one with alpha= (--alpha)"
+                "give the right one with --alpha (alpha= in Python)"
             )
     # Whether other draws selected the class is lost too: what is said of shared ones holds in both cases.
     notes = (

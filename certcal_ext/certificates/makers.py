@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from certcal_ext.certificates import readers, sources
-from certcal_ext.certificates.files import FileOptions, of_file
+from certcal_ext.certificates.file_options import FileOptions
+from certcal_ext.certificates.files import of_file
 from certcal_ext.certificates.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -215,9 +216,8 @@ class CertificateMakers:
 
         Args:
             path: the file.
-            options: what the file does not say: ``sigma`` (noise), ``n`` (draws of a log), ``alpha`` (failure probability
-                of an interval, 0.001 where nobody says it), ``radius`` and ``norm`` (of intervals), ``labels_key`` (name of
-                the labels among counts), ``runner_up`` and ``keep_counts`` (as in ``from_counts``).
+            options: what the file does not say, see ``FileOptions``: ``sigma``, ``n``, ``alpha``, ``interval_radius``,
+                ``interval_norm``, ``labels_key``, ``runner_up``, ``keep_counts``, ``split``, ``split_seed``.
 
         Returns:
             ``Certificates``.
@@ -236,7 +236,7 @@ class CertificateMakers:
             >>> from certcal_ext import Certificates
             >>> path = pathlib.Path(tempfile.mkdtemp()) / "verified.csv"
             >>> _ = path.write_text("correct,lower,upper\n1,0.8,0.9\n0,0.5,0.6\n")
-            >>> made = Certificates.from_file(path, norm="linf", radius=8 / 255)
+            >>> made = Certificates.from_file(path, interval_norm="linf", interval_radius=8 / 255)
             >>> made.brier(8 / 255).round(3)
             array([0.2])
         """

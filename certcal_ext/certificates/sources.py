@@ -293,7 +293,7 @@ def of_log(
     each = log.n if log.n is not None else np.full(len(log.index), _setting("n", None, n, path))
     if log.n is not None:
         ours = f"n: each row's own, {each.min()} to {each.max()}, as the log says"
-        notes = (*log.notes, ours if n is None else f"{ours}, in place of {n}")
+        notes: tuple[str, ...] = (*log.notes, ours if n is None else f"{ours}, in place of {n}")
     else:
         notes = log.notes
     try:
@@ -348,7 +348,7 @@ def _setting(name: str, own: float | None, given: float | None, path: str | Path
     """What a log or the caller says, which must not differ."""
     if own is None and given is None:
         raise ValueError(
-            f"{path}: a certification log does not say its {name}; give it with {name}= (--{name})"
+            f"{path}: a certification log does not say its {name}; give it with --{name} ({name}= in Python)"
         )
     if own is not None and given is not None and own != given:
         raise ValueError(f"{name}: expected {own:g}, as {path} says, got {given}")
@@ -396,7 +396,7 @@ def of_stored_votes(
     scale = stored.sigma if sigma is None else sigma
     if scale is None:
         raise ValueError(
-            f"sigma: expected a number, as {path} does not hold it; give it with --sigma"
+            f"sigma: expected a number, as {path} does not hold it; give it with --sigma (sigma= in Python)"
         )
     if stored.sigma not in (None, scale):
         raise ValueError(f"sigma: expected {stored.sigma}, as {path} says, got {sigma}")

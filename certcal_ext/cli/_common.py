@@ -22,21 +22,11 @@ if TYPE_CHECKING:
 
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.curve import Curve
+    from certcal_ext.certificates.file_options import FileOptions
 
 BAD_INPUT = 2
 _TRACEBACK = "CERTCAL_TRACEBACK"
 _WIDTH = 80
-#: What the command line calls the options of a file.
-_AS_OPTION = {
-    "sigma": "--sigma",
-    "n": "--n",
-    "alpha": "--alpha",
-    "radius": "--interval-radius",
-    "norm": "--interval-norm",
-    "labels_key": "--labels-key",
-    "runner_up": "--runner-up",
-    "split": "--split",
-}
 _STYLES = {"plain": "", "clean": "blue", "worst": "bold yellow", "constant": "green"}
 
 
@@ -108,12 +98,13 @@ def numbers(name: str, text: str | None) -> list[float] | None:
     return values
 
 
-def read_certificates(path: Path, **options: Any) -> Certificates:
+def read_certificates(path: Path, source: FileOptions, **more: Any) -> Certificates:
     """``Certificates.from_file``, with its notes on what was read on stderr.
 
     Args:
         path: the file.
-        options: as there; those that the command line calls otherwise are named so in errors.
+        source: what it does not say.
+        more: options in place of those of ``source``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -122,12 +113,13 @@ def read_certificates(path: Path, **options: Any) -> Certificates:
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.evidence import SHARED_DRAWS, SHARED_MEANING
 
+    options = dataclasses.asdict(source) | more
     try:
         made = Certificates.from_file(path, **options)
     except ValueError as error:
         name, _, rest = str(error).partition(": ")
-        if name in _AS_OPTION:
-            raise ValueError(f"{_AS_OPTION[name]}: {rest}") from error
+        if name in options:
+            raise ValueError(f"--{name.replace('_', '-')}: {rest}") from error
         raise
     for text in made.provenance.notes:
         if text not in (SHARED_DRAWS, SHARED_MEANING):  # said below the table
