@@ -22,7 +22,8 @@ _RULE = re.compile(r"[\s|+:=-]*")  # under the header of a table in Markdown
 #: Whitespace comes last: it would also split words.
 _SEPARATORS = ("\t", ",", ";", "|", None)
 _TWO_WORDS = re.compile(r"(?i)\b(radius|certified|cert) (proved|proven|radius|certified)\b")
-_WHOLE = re.compile(r"[-+]?[0-9]+(\.0*)?")
+_WHOLE = re.compile(r"[0-9]{1,15}(\.0*)?")
+_DAYS = re.compile(r"-?[0-9]+ days?")  # of a time, before its comma
 
 
 @dataclass
@@ -158,7 +159,11 @@ def _under_header(lines: list[str], at: int, names: list[str], separator: str | 
     if repeated:
         table.notes.append(f"passed over: the header, repeated {repeated} times")
     one_more = all(
-        len(cells) == len(names) + 1 and _WHOLE.fullmatch(cells[0]) for _, cells, _ in kept
+        len(cells) == len(names) + 1
+        and _WHOLE.fullmatch(cells[0])
+        and int(float(cells[0])) - at in (0, 1)
+        and not _DAYS.fullmatch(cells[-2])
+        for at, (_, cells, _) in enumerate(kept)
     )
     if kept and one_more and names[0]:
         table.names = ["", *names]  # row numbers, under no name

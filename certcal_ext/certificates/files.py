@@ -20,7 +20,7 @@ from certcal_ext.certificates.columns import Columns, kind_of
 from certcal_ext.certificates.evidence import SHARED_DRAWS
 from certcal_ext.certificates.file_options import FileOptions
 from certcal_ext.certificates.logs import log_of
-from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.provenance import Provenance, norm_name
 from certcal_ext.certificates.readers import read_columns, read_counts
 from certcal_ext.certificates.stored_votes import votes_of_arrays
 from certcal_ext.certificates.table import SCHEMA, holds_certificates, read_parquet
@@ -176,7 +176,8 @@ def _of_intervals(columns: Columns, options: FileOptions, path: str | PathLike[s
         )
     size = _one_of(columns, ("radius", "size"), options.interval_radius, "interval_radius")
     norm = columns.constant("norm") or None
-    if options.interval_norm is not None and norm is not None and options.interval_norm != norm:
+    given = options.interval_norm
+    if None not in (given, norm) and norm_name(given) != norm_name(norm):
         raise ValueError(
             f"interval_norm: expected {norm}, as the file says, got {options.interval_norm}"
         )

@@ -142,7 +142,7 @@ def _radii(columns: Columns, decided: NDArray[np.bool_]) -> tuple[Floats, Floats
                 f"{columns.where(row)}: {name}: expected 0 where predict is -1 (abstained), got {text[:40]}"
             )
         values[row], units[row] = value, 10.0 ** min(max(int(value.as_tuple().exponent), -300), 300)
-    half = np.full(len(texts), 0.5)
+    half = np.zeros(len(texts))
     half[decided] = printed_half_widths(
         [t for t, d in zip(texts, decided, strict=True) if d], values[decided], units[decided]
     )
@@ -154,7 +154,7 @@ def printed_half_widths(texts: list[str], values: Floats, units: Floats) -> Floa
 
     A text alone bounds that: 0.5 stands for [0.45, 0.55]. Where zeros at the end were not printed (``{:.3}``, pandas), it
     may stand for 0.500; that is taken where the column shows it: no text ends with a zero, and of many different values
-    not more than the tenth that chance explains are shorter than the others.
+    not more than the tenth that chance explains are shorter than the others, nor of the rows below the largest value.
 
     Args:
         texts: as printed.
@@ -179,9 +179,14 @@ def printed_half_widths(texts: list[str], values: Floats, units: Floats) -> Floa
     most_digits = np.max(np.where(values > 0, digits - np.round(np.log10(units)) + 1, 0))
     by_digits = np.where(values > 0, 10.0 ** (digits - most_digits + 1), 0.0)
     column = np.maximum(0.5 * np.maximum(by_digits, units.min()) * _SLACK, least)
-    short = int(np.count_nonzero((own > 2 * column)[first]))
-    by_chance = 1.0 - bdtr(short - 1, different.size, 0.1) if short else 1.0
-    return np.minimum(own, column) if by_chance >= _DOUBT else own
+    short = own > 2 * column
+    # Rows of one value are no evidence of their own, and many may have the largest one; but few rows may be short besides.
+    below = values < different[-1]
+    chances = [
+        1.0 - bdtr(np.count_nonzero(of) - 1, of.size, 0.1) if of.any() else 1.0
+        for of in (short[first], short[below])
+    ]
+    return np.minimum(own, column) if min(chances) >= _DOUBT else own
 
 
 def _correct_notes(columns: Columns, right: NDArray[np.bool_]) -> list[str]:
@@ -368,4 +373,5 @@ def _largest_share(least: int, largest: int, bottom: int, n: int) -> float:
     shares = np.linspace(*ends, 4000) / n
     reach = [betainc(float(k), n - k + 1.0, shares) for k in (least, largest + 1, max(bottom, 1))]
     seen = reach[2] > 1e-250
-    return float(min(((reach[0] - reach[1])[seen] / reach[2][seen]).max() * 1.02, 1.0))
+    most = ((reach[0] - reach[1])[seen] / reach[2][seen]).max() * 1.02
+    return float(min(max(most, 1e-9), 1.0))
