@@ -163,7 +163,7 @@ def test_the_command_line_marks_and_refuses(early: cc.Certificates, tmp_path: Pa
     words = " ".join(told.output.split())
     assert "decided with the help of their labels" in words
     assert "planned for radius 0.25" in words
-    printed = json.loads(CliRunner().invoke(app, ["bound", str(path), "--json"]).output)
+    printed = json.loads(CliRunner().invoke(app, ["bound", str(path), "--json"]).stdout)
     assert printed["planned_radii"] == [RADIUS]
     assert [row["radius"] for row in printed["radii"]] == [RADIUS]
     refused = CliRunner().invoke(app, ["bound", str(path), "--radii", "0.1"])

@@ -233,7 +233,7 @@ def test_the_split_is_part_of_what_is_known(tmp_path: Path) -> None:
     made = cc.Certificates.from_npz(path, split=100, seed=5)
     assert (made.provenance.n0, made.provenance.n) == (100, 900)
     assert not selected_by_estimation(made.provenance)
-    assert "100 of 1000 given draws" in made.provenance.notes[0]
+    assert "100 of each row's given draws" in made.provenance.notes[0]
     assert "seed 5" in made.provenance.notes[0]
     again = cc.Certificates.from_counts(counts, [0, 0, 1], SIGMA, split=100, seed=5)
     assert again.table.equals(made.table)
@@ -283,7 +283,7 @@ def test_the_command_line_splits_counts(tmp_path: Path) -> None:
         return run.invoke(app, ["bound", str(path), "--radii", "0.1", *options])
 
     split = ("--split", "100", "--split-seed", "3")
-    printed = json.loads(asked(*split, "--json", "--out", str(made), "--n", "1000").output)
+    printed = json.loads(asked(*split, "--json", "--out", str(made), "--n", "1000").stdout)
     assert (printed["provenance"]["n0"], printed["provenance"]["n"]) == (100, 900)
     stored = cc.Certificates.from_parquet(made)
     expected = cc.Certificates.from_counts(counts, np.zeros(40, int), SIGMA, split=100, seed=3)
@@ -294,7 +294,7 @@ def test_the_command_line_splits_counts(tmp_path: Path) -> None:
     assert "3/2" not in told
     page, rows = tmp_path / "page.html", tmp_path / "rows.json"
     assert run.invoke(app, ["report", str(path), "--out", str(page), *split]).exit_code == 0
-    assert "100 of 1000 given draws" in page.read_text()
+    assert "100 of each row" in page.read_text()
     assert run.invoke(app, ["export", str(path), "--to", str(rows), *split]).exit_code == 0
     assert json.loads(rows.read_text())["provenance"]["n0"] == 100
     for other, words in ((made, "--split"), (path, "split: expected fewer")):

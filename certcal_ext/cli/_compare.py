@@ -12,13 +12,14 @@ from certcal_ext.cli._common import console, print_table, read_certificates
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.file_options import FileOptions
 
 _METRICS = ("ece", "brier")
 _SAMPLES = {"intersection": "certified by all", "all": "all samples"}
 
 
 def read_others(
-    first: Path, certificates: Certificates, others: Sequence[Path], **options: Any
+    first: Path, certificates: Certificates, others: Sequence[Path], source: FileOptions
 ) -> dict[str, Certificates]:
     """The certificates by file name; the whole path where two files share a name.
 
@@ -31,7 +32,7 @@ def read_others(
     names = [path.name for path in paths]
     if len(set(names)) != len(names):
         names = [str(path) for path in paths]
-    made = [certificates, *(read_certificates(path, **options) for path in others)]
+    made = [certificates, *(read_certificates(path, source) for path in others)]
     return dict(zip(names, made, strict=True))
 
 
