@@ -14,22 +14,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from certcal_ext import _check
+from certcal_ext import _check, _claims
 from certcal_ext.certificates.bounds import (
     MetricCurve,
     RowBounds,
     Source,
-    check_choices,
+    check_validity,
     metric_curve,
 )
 from certcal_ext.certificates.class_bounds import classwise_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
 from certcal_ext.certificates.evidence import row_factor
-from certcal_ext.certificates.guarantee import Guarantee, shifts
+from certcal_ext.certificates.guarantee import Guarantee, largest_radius, shifts
 from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.statements import Subject
 from certcal_ext.certificates.table import matrix, numbers, read_parquet, validate, write_parquet
-from certcal_ext.certificates.worst_cases import Choices, metric_of
+from certcal_ext.certificates.worst_cases import checked_choices, metric_of
 from certcal_ext.intervals.clopper_pearson import best_radius
 from certcal_ext.recalibration.maps import RecalibrationMap
 
@@ -91,11 +92,19 @@ class Certificates(CertificateMakers):
 
     @property
     def best_radius(self) -> float | None:
-        """The largest radius that this n and alpha could ever give; None without draws."""
+        """The largest radius that n draws in one look give at this alpha, rounded down; None without draws.
+
+        All votes for one class give it. A row that stopped early spends alpha otherwise and may reach further.
+        """
         made = self.provenance
         if not self._guarantee.smoothed or None in (made.n, made.alpha, made.sigma):
             return None
         return best_radius(made.n, made.alpha, made.sigma)  # type: ignore[arg-type]
+
+    @property
+    def largest_radius(self) -> float:
+        """Up to where any sample is certified, rounded down; 0 where none is, or where intervals name no radius."""
+        return largest_radius(self)
 
     @property
     def planned_radii(self) -> tuple[float, ...] | None:
@@ -229,6 +238,7 @@ class Certificates(CertificateMakers):
         closed: str = "right",
         clip: float | None = None,
         threshold: float = 0.5,
+        dtype: str = "float64",
     ) -> MetricCurve:
         """Any metric over radii; with ``delta``, a bound that holds for the whole data set at once.
 
@@ -249,6 +259,8 @@ class Certificates(CertificateMakers):
             closed: which end of a bin belongs to it.
             clip: for the log loss, confidences are reported in [clip, 1 - clip]; None: as they are.
             threshold: confidence from which the selective risk accepts a prediction.
+            dtype: "float64" or "float32", the format that the deployed model rounds its confidences
+                to and clips them in, for the log loss.
 
         Returns:
             ``MetricCurve``, whose ``statement`` can be quoted.
@@ -269,17 +281,13 @@ class Certificates(CertificateMakers):
         """
         asked = _check.radii("radii", radii)
         measure = metric_of(metric)
-        borders = _check.bin_edges(bins, edges)
-        side = "left" if _check.closed_left(closed) else "right"
-        risk, least, accept = check_choices(
-            measure, scope, delta, joint, population, clip, threshold
-        )
+        choices = checked_choices(bins, edges, closed, clip, threshold, dtype)
+        risk = check_validity(measure, choices, scope, delta, joint, population)
         if population and self.provenance.stopping is not None:
             raise ValueError(
                 "population: expected False, as these samples stopped early: the plan of their draws was made of all of "
                 "them, so that their terms are no independent draws of a population"
             )
-        choices = Choices(borders, side, least, accept)
         return metric_curve(
             self.source(scope, asked), measure, asked, choices, scope, risk, joint, population
         )
@@ -315,9 +323,8 @@ class Certificates(CertificateMakers):
             array([0.478])
         """
         asked = _check.radii("radii", radii)
-        borders = _check.bin_edges(bins, edges)
-        side = "left" if _check.closed_left(closed) else "right"
-        risk, _, _ = check_choices(metric_of("ece"), scope, delta, joint, False, None, 0.5)
+        choices = checked_choices(bins, edges, closed)
+        risk = check_validity(metric_of("ece"), choices, scope, delta, joint, False)
         counts, labels = matrix(self.table, "counts"), numbers(self.table, "label")
         if counts is None:
             raise ValueError("counts: expected the votes of all classes (keep_counts=True)")
@@ -329,9 +336,11 @@ class Certificates(CertificateMakers):
         alpha = self.provenance.alpha or 1.0
         rows = [self._guarantee.rows(float(radius)) for radius in asked]
         reach = shifts(asked, self.provenance)
-        return classwise_curve(
-            counts, labels, rows, reach, alpha, scope, risk, joint, borders, side
+        curve = classwise_curve(
+            counts, labels, rows, reach, alpha, scope, risk, joint, choices.edges, choices.closed
         )
+        subject = Subject(self.provenance, len(self), choices)
+        return dataclasses.replace(curve, subject=subject)
 
     def curve(self, radii: Any, bins: int = 15, edges: Any = None, closed: str = "right") -> Curve:
         """Accuracy, ECE and Brier score over radii, in one pass over the samples.
@@ -369,7 +378,7 @@ class Certificates(CertificateMakers):
         if empty.size:
             warnings.warn(
                 "no sample is certified at radius "
-                f"{empty.min():g}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
+                f"{_claims.written(empty.min())}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
                 stacklevel=2,
             )
         return result
@@ -445,6 +454,7 @@ class Certificates(CertificateMakers):
             confidence=confidence,
             alpha=made.alpha,
             factor=row_factor(made, everyone=scope == "all"),
+            provenance=made,
         )
 
     def _bound_values(
@@ -470,9 +480,9 @@ class Certificates(CertificateMakers):
             )
 
     def reach_words(self) -> str:
-        """The best radius that could ever be had, in words, for warnings."""
+        """How far these draws could reach, in words, for warnings."""
         made = self.provenance
         return (
-            f"the best radius that n = {made.n} and alpha = {made.alpha:g} could ever give is "
-            f"{self.best_radius:.4g}"
+            f"the best radius that one look with n = {made.n} and alpha = {_claims.failure(made.alpha or 1.0)} "
+            f"could ever give is {_claims.size(self.best_radius or 0.0, 4)}"
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext.certificates.bounds import MetricCurve, RowBounds, metric_curve, read_only
 from certcal_ext.certificates.certificates import Certificates
-from certcal_ext.certificates.worst_cases import Choices, metric_of
+from certcal_ext.certificates.statements import Subject
+from certcal_ext.certificates.worst_cases import checked_choices, metric_of
 
 COMPARISONS = ("intersection", "all", "certified")
 
@@ -57,6 +59,7 @@ def compare(
     closed: str = "right",
     clip: float | None = None,
     threshold: float = 0.5,
+    dtype: str = "float64",
 ) -> Comparison:
     """Compares models by a worst-case metric.
 
@@ -73,6 +76,7 @@ def compare(
         closed: which end of a bin belongs to it.
         clip: as in ``Certificates.bound``.
         threshold: as in ``Certificates.bound``.
+        dtype: as in ``Certificates.bound``.
 
     Returns:
         ``Comparison``.
@@ -96,8 +100,7 @@ def compare(
         raise ValueError(f"samples: expected one of {', '.join(COMPARISONS)}, got {samples!r}")
     asked = _check.radii("radii", radii)
     measure = metric_of(metric)
-    borders = _check.bin_edges(bins, edges)
-    choices = Choices(borders, "left" if _check.closed_left(closed) else "right", clip, threshold)
+    choices = checked_choices(bins, edges, closed, clip, threshold, dtype)
     aligned = _aligned(models)
     common = {
         float(radius): np.logical_and.reduce(
@@ -111,7 +114,9 @@ def compare(
         source = made.source(scope, asked)
         if samples == "intersection":
             source = source.restricted(common)
-        curves[name] = metric_curve(source, measure, asked, choices, scope, None, "best", False)
+        curve = metric_curve(source, measure, asked, choices, scope, None, "best", False)
+        about = Subject(made.provenance, len(made), choices, common=samples == "intersection")
+        curves[name] = dataclasses.replace(curve, subject=about)
         accuracy[name] = read_only(
             np.array(
                 [_accuracy(source.rows(float(radius)), source.correct, scope) for radius in asked]

@@ -13,13 +13,13 @@ A row that stopped early spends what its rule of stopping says (docs/fewer-draws
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from certcal_ext._claims import count, fewer_than, written
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.table import matrix, numbers
 from certcal_ext.intervals.clopper_pearson import Interval, clopper_pearson
@@ -200,20 +200,19 @@ def how_sure(provenance: Provenance, rows: int) -> str:
         rows: all that were drawn for.
     """
     alpha = provenance.alpha
-    if alpha is None:
-        return "Bounds hold where the given intervals hold."
+    if alpha is None or provenance.kind == "intervals":
+        return "The intervals were made elsewhere and are taken as they came: bounds hold where these do."
     # As it is printed: tails are checked to be below alpha by more than 1e-11 of it, which is more than its last digit.
-    expected = Decimal(repr(alpha)) * rows
     if not selected_by_estimation(provenance):
         return (
-            f"Each interval behind them holds with probability 1 - {alpha!r}; on average at most "
-            f"{_rounded_up(expected)} of {rows:,} fail."
+            f"Each interval holds with probability 1 - {written(alpha)} over its own noise draws; on average at most "
+            f"{fewer_than(alpha, rows)} of {count(rows)} fail."
         )
     return (
         f"The class was selected by the draws that estimate it, so each row is certified and wrong with probability at most "
-        f"3/2 of alpha = {alpha!r}; on average at most {_rounded_up(expected * 3 / 2)} of {rows:,} are. Intervals of rows "
-        "that are not certified may miss more often. --split keeps some of the draws for the selection, and then every "
-        "interval holds with 1 - alpha."
+        f"3/2 of alpha = {written(alpha)}; on average at most {fewer_than(1.5 * alpha, rows)} of {count(rows)} are. "
+        "Intervals of rows that are not certified may miss more often. --split keeps some of the draws for the selection: then "
+        "every interval holds with 1 - alpha."
     )
 
 
@@ -222,17 +221,12 @@ def how_chosen(provenance: Provenance) -> str:
     planned = provenance.planned_radii
     if planned is None:
         return ""
-    listed = ", ".join(map(repr, planned))
+    listed = ", ".join(map(written, planned))
     return (
         f"Which samples are certified was decided with the help of their labels, by a run that stopped early and was "
         f"planned for {'radius' if len(planned) == 1 else 'the radii'} {listed}; bounds over all samples (scope all) do not "
         "rest on that choice."
     )
-
-
-def _rounded_up(value: Decimal) -> str:
-    """In three digits, at or above the value."""
-    return f"{Context(prec=3, rounding=ROUND_CEILING).create_decimal(value).normalize():f}"
 
 
 def row_factor(provenance: Provenance, everyone: bool) -> float:

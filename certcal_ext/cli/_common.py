@@ -234,7 +234,8 @@ def meaning(certificates: Certificates) -> str:
     made = certificates.provenance
     sure = f"{how_sure(made, len(certificates))} {how_chosen(made)}".rstrip()
     return (
-        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; "
-        f"certified columns are rounded up. {sure} Const. Brier is what a constant confidence would "
-        "score; the bound is better where the skill is above 0."
+        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; bounds are rounded up, "
+        "accuracies, constant and skill down, and hold where all intervals do. "
+        f"{sure} Const. Brier is what a constant confidence would score; "
+        "the bound is better where the skill is above 0."
     )

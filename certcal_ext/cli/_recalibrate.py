@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from certcal_ext import _claims
 from certcal_ext.cli._common import console
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ class Gain:
         from rich.table import Table
         from rich.text import Text
 
-        from certcal_ext.report import words
-
         table = Table(
             title=Text(f"Recalibration, before and after ({self.split.kind})"),
             box=SIMPLE_HEAD,
@@ -73,25 +72,25 @@ class Gain:
             table.add_column(head, justify="right")
         for radius, report in rows:
             if report is None:
-                table.add_row(words.number(radius))
+                table.add_row(_claims.size(radius))
                 continue
             before, after = report.before, report.after
             cells = [
-                words.number(radius),
-                words.at_most(before.certified_brier),
-                words.at_most(after.certified_brier),
-                words.at_most(before.certified_ece),
-                words.at_most(after.certified_ece),
-                words.fixed(report.constant_brier),
-                words.fixed(before.resolution),
-                words.fixed(after.resolution),
-                words.fixed(before.auroc, 3),
-                words.fixed(after.auroc, 3),
+                _claims.size(radius),
+                _claims.at_most(before.certified_brier),
+                _claims.at_most(after.certified_brier),
+                _claims.at_most(before.certified_ece),
+                _claims.at_most(after.certified_ece),
+                _claims.at_least(report.constant_brier),
+                _claims.fixed(before.resolution),
+                _claims.fixed(after.resolution),
+                _claims.fixed(before.auroc, 3),
+                _claims.fixed(after.auroc, 3),
             ]
             table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
         console().print(table)
         typer.echo(
-            f"The map was fitted to the worst case at radius {self.split.radius:g} of "
+            f"The map was fitted to the worst case at radius {_claims.size(self.split.radius)} of "
             f"{len(self.split.fitting):,} samples; all numbers are of the other "
             f"{len(self.split.plain):,}. Resolution and AUROC say what the confidences still tell: a "
             "constant has none."
@@ -114,8 +113,8 @@ def split_and_fit(
         radius: to fit at; None takes the largest of ``radii`` at which half of the fitting half is certified.
         radii: that were asked for; None takes the default ones of the fitting half.
     """
+    from certcal_ext.certificates.guarantee import default_radii
     from certcal_ext.recalibration.split import halves, recalibrate_split
-    from certcal_ext.report.facts import default_radii
 
     if radius is None:
         fitting, _ = halves(certificates)

@@ -165,8 +165,8 @@ def bound(
 ) -> None:
     """Certified accuracy, calibration error and Brier score at many radii, from FILE."""
     with _common.user_errors():
+        from certcal_ext.certificates.guarantee import default_radii
         from certcal_ext.cli import _baselines, _compare, _metrics, _more_draws, _recalibrate
-        from certcal_ext.report.facts import default_radii
 
         _common.writable(out, "--out")
         names = _metrics.chosen(
