@@ -23,7 +23,7 @@ from certcal_ext.certificates.logs import log_of
 from certcal_ext.certificates.provenance import Provenance, norm_name
 from certcal_ext.certificates.readers import read_columns, read_counts
 from certcal_ext.certificates.stored_votes import votes_of_arrays
-from certcal_ext.certificates.table import SCHEMA, holds_certificates, read_parquet
+from certcal_ext.certificates.table import SCHEMA, holds_certificates, read_parquet, validate
 
 Parts = tuple[pa.Table, Provenance]
 
@@ -43,36 +43,36 @@ def of_file(path: str | PathLike[str], options: FileOptions) -> Parts:
     if not os.path.isfile(path):
         what = "it is a folder" if os.path.isdir(path) else "no such file"
         raise FileNotFoundError(f"{path}: {what}")
+    try:
+        table, made = _parts(path, options)
+        validate(table, made)
+    except (TypeError, ValueError) as error:
+        said = str(error)
+        raise type(error)(said if os.fspath(path) in said else f"{path}: {said}") from error
+    return table, made
+
+
+def _parts(path: str | PathLike[str], options: FileOptions) -> Parts:
     with open(path, "rb") as file:
         magic = file.read(4)
+    own = "a file of certificates has its own"
     if magic == b"PAR1" and holds_certificates(path):
-        own = "a file of certificates has its own"
         options.refuse(own, "sigma", "n", "alpha", "interval_radius", "interval_norm", "labels_key")
         options.refuse("a file of certificates was made with or without it", "runner_up", "split")
         return read_parquet(path)
     if _is_npz(path, magic) and _npz_kind(path) in ("counts", None):
         return _of_counts(read_counts(path, options.labels_key), path, options)
     try:
-        whole = _whole_json(path) if magic[:1] in b"{[ \n\xef" and magic else None
-        if whole is not None:
-            options.refuse(
-                "a file of certificates has its own",
-                "sigma",
-                "n",
-                "alpha",
-                "interval_radius",
-                "interval_norm",
-            )
-            return whole
-        columns = read_columns(path)
+        whole = None if magic[:2] == b"PK" or magic == b"PAR1" else _whole_json(path)
+        columns = read_columns(path) if whole is None else None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {_LOOKED_FOR}; {error}") from error
+        raise ValueError(f"{_LOOKED_FOR}; {error}") from error
+    if whole is not None:
+        options.refuse(own, "sigma", "n", "alpha", "interval_radius", "interval_norm")
+        return whole
+    assert columns is not None
     stored = _stored_by_pandas(path) if magic == b"PAR1" else None
-    try:
-        return of_columns(columns, path, options, stored)
-    except (TypeError, ValueError) as error:
-        said = str(error)
-        raise type(error)(said if os.fspath(path) in said else f"{path}: {said}") from error
+    return of_columns(columns, path, options, stored)
 
 
 def of_columns(
@@ -171,8 +171,8 @@ def _of_intervals(columns: Columns, options: FileOptions, path: str | PathLike[s
     options.refuse("intervals of another verifier have none", "sigma", "n", "alpha")
     if columns.has("verified") and not columns.truths("verified").all():
         raise ValueError(
-            f"{columns.name('verified')}: expected only rows that were verified, as each one counts as certified; leave the "
-            "others out"
+            f"column {columns.name('verified')}: expected only rows that were verified, as each counts as certified; leave "
+            "the others out"
         )
     size = _one_of(columns, ("radius", "size"), options.interval_radius, "interval_radius")
     norm = columns.constant("norm") or None
@@ -180,6 +180,11 @@ def _of_intervals(columns: Columns, options: FileOptions, path: str | PathLike[s
     if None not in (given, norm) and norm_name(given) != norm_name(norm):
         raise ValueError(
             f"interval_norm: expected {norm}, as the file says, got {options.interval_norm}"
+        )
+    norm = given if norm is None else norm
+    if norm is not None and size is None:
+        raise ValueError(
+            f"interval_radius: expected the size in the {norm} norm at which the intervals hold, got None"
         )
     label = columns.wholes("label", 0) if columns.has("label") else None
     predicted = columns.wholes("predicted", 0) if columns.has("predicted") else None
@@ -192,7 +197,7 @@ def _of_intervals(columns: Columns, options: FileOptions, path: str | PathLike[s
         columns.reals("confidence") if columns.has("confidence") else None,
         label,
         predicted,
-        options.interval_norm if norm is None else norm,
+        norm,
         columns.wholes("index") if columns.has("index") else None,
     )
     return table, dataclasses.replace(made, source=os.fspath(path), notes=tuple(columns.notes))
@@ -208,8 +213,8 @@ def _one_of(
             values = columns.reals(role)
             if values.min() != values.max() or own not in (None, values[0]):
                 raise ValueError(
-                    f"{columns.name(role)}: expected one size for all rows, got {values.min():g} to {values.max():g}; "
-                    "make one file a size"
+                    f"column {columns.name(role)}: expected one size for all rows, got {values.min():g} to "
+                    f"{values.max():g}; make one file a size"
                 )
             own = float(values[0])
     if None not in (own, given) and own != given:

@@ -228,7 +228,7 @@ def _own_settings(columns: Columns) -> dict[str, Any]:
         own["n"] = columns.wholes("n", 1)
         if own["n"].max() > MAX_DRAWS:
             raise ValueError(
-                f"{columns.name('n')}: expected draws from 1 to {MAX_DRAWS}, got {own['n'].max()}"
+                f"column {columns.name('n')}: expected draws from 1 to {MAX_DRAWS}, got {own['n'].max()}"
             )
     for role, why in (
         (
@@ -242,7 +242,8 @@ def _own_settings(columns: Columns) -> dict[str, Any]:
         values = columns.reals(role)
         if values.min() != values.max():
             raise ValueError(
-                f"{columns.name(role)}: expected one number for all rows, got {values.min():g} to {values.max():g}: {why}"
+                f"column {columns.name(role)}: expected one number for all rows, got {values.min():g} to "
+                f"{values.max():g}: {why}"
             )
         own[role] = float(values[0])
     for role, good, why in (
@@ -261,7 +262,7 @@ def _own_settings(columns: Columns) -> dict[str, Any]:
         said = {text.lower() for text in columns.texts(role)} - {""}
         if len(said) > 1 or not said.issubset(good):
             raise ValueError(
-                f"{columns.name(role)}: expected {good[0]} in every row, got {', '.join(sorted(said)[:4])}: {why}"
+                f"column {columns.name(role)}: expected {good[0]} in every row, got {', '.join(sorted(said)[:4])}: {why}"
             )
     return own
 
@@ -279,7 +280,7 @@ def _refuse_unknown(columns: Columns) -> None:
         if all(cell is None or not str(cell).strip() for cell in columns.cells[name]):
             continue
         raise ValueError(
-            f"{name}: a column that is not known, and that may say how the rows were made; take it out of the file if it "
+            f"column {name}: not known, and it may say how the rows were made; take it out of the file if it "
             "does not"
         )
 

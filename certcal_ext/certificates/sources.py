@@ -291,16 +291,15 @@ def of_log(
     if n is not None:
         _check.whole_number("n", n, 1, MAX_DRAWS)
     each = log.n if log.n is not None else np.full(len(log.index), _setting("n", None, n, path))
+    notes: tuple[str, ...] = log.notes
     if log.n is not None:
         ours = f"n: each row's own, {each.min()} to {each.max()}, as the log says"
-        notes: tuple[str, ...] = (*log.notes, ours if n is None else f"{ours}, in place of {n}")
-    else:
-        notes = log.notes
+        notes += (ours if n is None else f"{ours}, in place of {n}",)
     try:
+        low, high = _possible_votes(log, scale, each, risk)
         if each.min() == each.max():
             unchecked = settings_note(log, scale, int(each[0]), risk)
             notes += () if unchecked is None else (unchecked,)
-        low, high = _possible_votes(log, scale, each, risk)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     decided = log.predicted != -1

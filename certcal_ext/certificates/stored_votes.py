@@ -51,7 +51,10 @@ def votes_of_arrays(arrays: Mapping[str, NDArray[Any]], labels_key: str | None) 
         TypeError: an array of the wrong kind.
         ValueError: no votes, or votes, labels or settings that contradict each other, naming array and row.
     """
-    found = {role: _only(arrays, role) for role in ROLES}
+    found = {
+        role: None if role == "label" and labels_key is not None else _only(arrays, role)
+        for role in ROLES
+    }
     if labels_key is not None:
         if labels_key not in arrays:
             raise ValueError(
@@ -72,17 +75,17 @@ def votes_of_arrays(arrays: Mapping[str, NDArray[Any]], labels_key: str | None) 
     draws = None if found["n"] is None else whole_values("n", arrays[found["n"]]).reshape(-1)
     if draws is not None:
         if draws.size not in (1, rows):
-            raise ValueError(f"n: expected one number, or one a row, got {draws.size}")
+            raise ValueError(f"array n: expected one number, or one a row, got {draws.size}")
         differs = draws != sums
         if differs.any():
             row = int(np.argmax(differs))
             raise ValueError(
-                f"n: expected the sum of a row of counts, {sums[row]} in row {row}, got "
+                f"array n: expected the sum of a row of counts, {sums[row]} in row {row}, got "
                 f"{np.broadcast_to(draws, rows)[row]:g}"
             )
     sigma, alpha = (_scalar(found[role], arrays) for role in ("sigma", "alpha"))
     if sigma is not None:
-        _check.positive_number("sigma", sigma)
+        _check.positive_number("array sigma", sigma)
     index = (
         None
         if found["index"] is None

@@ -116,9 +116,11 @@ def read_certificates(path: Path, source: FileOptions, **more: Any) -> Certifica
     try:
         made = Certificates.from_file(path, **options)
     except ValueError as error:
-        name, _, rest = str(error).partition(": ")
+        said = str(error).removeprefix(f"{path}: ")
+        name = said.partition(": ")[0]
         if name in options:
-            raise ValueError(f"--{name.replace('_', '-')}: {rest}") from error
+            said = f"{path}: --{name.replace('_', '-')}{said.removeprefix(name)}"
+            raise ValueError(said) from error
         raise
     for text in made.provenance.notes:
         if text not in (SHARED_DRAWS, SHARED_MEANING):  # said below the table
