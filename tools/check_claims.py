@@ -9,6 +9,7 @@ A sentence with "guarantee", "probability", "exact", "never" or "always" in READ
 * ``test_bounds::test_name``, a test that would fail if it were false;
 * ``doc: page.md#heading``, a proof or a measurement that stands there;
 * ``source: ...``, a published theorem;
+* ``measured: bench/results/ece.json``, a committed measurement;
 * ``says nothing: ...``, a definition, a question, or a name, and which.
 
 Several are joined by "; ". Usage: ``python tools/check_claims.py`` prints what is not listed, what is listed and gone, and
@@ -27,7 +28,7 @@ LIST = ROOT / "python_tests" / "data" / "claims.json"
 WORDS = re.compile(r"\b(guarantee\w*|probabilit\w*|exact\w*|never|always)\b", re.IGNORECASE)
 _FENCE = re.compile(r"^\s*(```|~~~)[^\n]*\n.*?^\s*\1\s*$", flags=re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[*\-|#>]|\d+\. ))")
-_REASONS = ("theorem ", "section ", "test_", "doc: ", "source: ", "says nothing: ")
+_REASONS = ("theorem ", "section ", "test_", "doc: ", "source: ", "measured: ", "says nothing: ")
 
 
 def pages(root: Path = ROOT) -> list[Path]:
@@ -99,6 +100,9 @@ def _faults(reason: str, root: Path) -> list[str]:
                 rf"^def {re.escape(name)}\(", path.read_text("utf-8"), re.MULTILINE
             ):
                 faults.append(f"no such test ({one!r})")
+        elif one.startswith("measured: "):
+            if not (root / one[10:]).is_file():
+                faults.append(f"no such measurement ({one!r})")
         elif len(one.split(": ", 1)[1]) < 4:
             faults.append(f"says nothing ({one!r})")
     return faults
