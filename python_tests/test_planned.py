@@ -145,6 +145,11 @@ def test_runs_without_labels_and_plain_runs_know_no_planned_radii(tmp_path: Path
 
 def test_defaults_are_planned_radii(early: cc.Certificates) -> None:
     assert default_radii(early) == [RADIUS]
+    with pytest.raises(ValueError, match="planned for"):
+        gather(stopped()[1], radius=OTHER, models={"a": stopped()[1], "b": early})
+    sentence = early.bound("ece", RADIUS, delta=1e-3).statement()
+    assert "decided with the help of their labels" in sentence
+    assert "labels" not in early.bound("ece", OTHER, scope="all", delta=1e-3).statement()
     facts = gather(early, recalibrate=None)
     assert facts.radius == RADIUS
     assert facts.dense.radius.tolist() == [RADIUS]
@@ -158,11 +163,23 @@ def test_the_command_line_marks_and_refuses(early: cc.Certificates, tmp_path: Pa
     words = " ".join(told.output.split())
     assert "decided with the help of their labels" in words
     assert "planned for radius 0.25" in words
-    printed = json.loads(CliRunner().invoke(app, ["bound", str(path), "--json"]).output)
+    printed = json.loads(CliRunner().invoke(app, ["bound", str(path), "--json"]).stdout)
     assert printed["planned_radii"] == [RADIUS]
     assert [row["radius"] for row in printed["radii"]] == [RADIUS]
     refused = CliRunner().invoke(app, ["bound", str(path), "--radii", "0.1"])
     assert refused.exit_code == 2
+    plain = tmp_path / "plain.parquet"
+    stopped()[1].to_parquet(plain)
+    beside = CliRunner().invoke(
+        app, ["bound", str(plain), "--compare", str(path), "--radii", "0.25"]
+    )
+    assert "early.parquet: Which samples are certified was decided" in " ".join(
+        beside.output.split()
+    )
+    beside = CliRunner().invoke(
+        app, ["bound", str(plain), "--compare", str(path), "--radii", "0.1"]
+    )
+    assert beside.exit_code == 2
     everyone = CliRunner().invoke(
         app, ["bound", str(path), "--metrics", "brier", "--scope", "all", "--delta", "0.01"]
     )

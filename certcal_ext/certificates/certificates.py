@@ -45,7 +45,7 @@ class Certificates(CertificateMakers):
     smoothed with N(0, sigma^2) lies in [p_lower, p_upper], then under every l2 perturbation of norm
     at most R it stays in [Phi(Phi^-1(p_lower) - R/sigma), Phi(Phi^-1(p_upper) + R/sigma)], and the
     prediction stays while Phi^-1(p_lower) > R/sigma. Each row's interval fails with probability at
-    most alpha.
+    most alpha, where the class was selected by other draws than those that estimate it (see ``from_counts``).
 
     Attributes:
         table: Arrow table with the columns index, label, predicted, correct, votes, n, confidence,

@@ -236,7 +236,7 @@ def how_sure(provenance: Provenance, rows: int) -> str:
     return (
         f"The class was selected by the draws that estimate it, so each row is certified and wrong with probability at most "
         f"3/2 of alpha = {written(alpha)}; on average at most {fewer_than(1.5 * alpha, rows)} of {count(rows)} are. "
-        "Intervals of rows that are not certified may miss more often. --split keeps some of the draws for the selection; "
+        "Intervals of rows that are not certified may miss more often. --split keeps some of the draws for the selection: "
         "then every interval holds with 1 - alpha."
     )
 

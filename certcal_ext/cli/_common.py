@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.curve import Curve
+    from certcal_ext.certificates.file_options import FileOptions
 
 BAD_INPUT = 2
 _TRACEBACK = "CERTCAL_TRACEBACK"
@@ -96,75 +97,35 @@ def numbers(name: str, text: str | None) -> list[float] | None:
     return values
 
 
-def read_certificates(
-    path: Path,
-    *,
-    sigma: float | None,
-    n: int | None,
-    alpha: float | None,
-    runner_up: bool = False,
-    keep_counts: bool = False,
-    split: int | None = None,
-    split_seed: int = 0,
-) -> Certificates:
-    """Certificates from Parquet, vote counts (``.npz``) or a certification log, told by content.
+def read_certificates(path: Path, source: FileOptions, **more: Any) -> Certificates:
+    """``Certificates.from_file``, with its notes on what was read on stderr.
 
     Args:
         path: the file.
-        sigma: noise of counts or a log; counts may hold it themselves.
-        n: draws of a log.
-        alpha: failure probability of an interval; None is 0.001, and a Parquet file has its own.
-        runner_up: also bound the next class, from counts.
-        keep_counts: keep the votes of all classes, from counts.
-        split: draws of counts that select the class.
-        split_seed: of their choice.
+        source: what it does not say.
+        more: options in place of those of ``source``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is none of the three, or something it does not hold was not given.
+        ValueError: the file cannot be read, or something it does not hold was not given.
     """
     from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.evidence import SHARED_DRAWS, SHARED_MEANING
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == b"PAR1":
-        for name, value in (("sigma", sigma), ("n", n), ("alpha", alpha)):
-            if value is not None:
-                raise ValueError(
-                    f"--{name}: a Parquet file of certificates has its own; leave it out"
-                )
-        for name, asked in (("runner-up", runner_up), ("split", split is not None)):
-            if asked:
-                raise ValueError(f"--{name}: a file of certificates was made with or without it")
-        return Certificates.from_parquet(path)
-    alpha = 1e-3 if alpha is None else alpha
-    if magic[:2] == b"PK" or path.suffix == ".npz":
-        certificates = Certificates.from_npz(
-            path,
-            sigma=sigma,
-            alpha=alpha,
-            runner_up=runner_up,
-            keep_counts=keep_counts,
-            split=split,
-            seed=split_seed,
-        )
-        draws = (certificates.provenance.n or 0) + (split or 0)
-        if n is not None and n != draws:
-            raise ValueError(f"--n: {path} says {draws}, got {n}")
-        return certificates
-    for name, asked in (("runner-up", runner_up), ("split", split is not None)):
-        if asked:
-            raise ValueError(
-                f"--{name}: a certification log does not hold the votes of all classes"
-            )
-    if sigma is None or n is None:
-        name = "sigma" if sigma is None else "n"
-        raise ValueError(
-            f"{path}: a certification log does not say its {name}; give it with --{name}"
-        )
-    return Certificates.from_cohen_log(path, sigma=sigma, n=n, alpha=alpha)
+    options = dataclasses.asdict(source) | more
+    try:
+        made = Certificates.from_file(path, **options)
+    except ValueError as error:
+        said = str(error).removeprefix(f"{path}: ")
+        name = said.partition(": ")[0]
+        if name in options:
+            said = f"{path}: --{name.replace('_', '-')}{said.removeprefix(name)}"
+            raise ValueError(said) from error
+        raise
+    for text in made.provenance.notes:
+        if text not in (SHARED_DRAWS, SHARED_MEANING):  # said below the table
+            note(f"certcal: note: {text}")
+    return made
 
 
 def writable(path: Path | None, name: str) -> None:

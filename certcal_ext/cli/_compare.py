@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certcal_ext import _claims
-from certcal_ext.cli._common import print_table, read_certificates
+from certcal_ext.cli._common import console, print_table, read_certificates
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.file_options import FileOptions
 
 _METRICS = ("ece", "brier")
 _SAMPLES = {"intersection": "certified by all", "all": "all samples"}
 
 
 def read_others(
-    first: Path, certificates: Certificates, others: Sequence[Path], **options: Any
+    first: Path, certificates: Certificates, others: Sequence[Path], source: FileOptions
 ) -> dict[str, Certificates]:
     """The certificates by file name; the whole path where two files share a name.
 
@@ -31,7 +32,7 @@ def read_others(
     names = [path.name for path in paths]
     if len(set(names)) != len(names):
         names = [str(path) for path in paths]
-    made = [certificates, *(read_certificates(path, **options) for path in others)]
+    made = [certificates, *(read_certificates(path, source) for path in others)]
     return dict(zip(names, made, strict=True))
 
 
@@ -57,13 +58,16 @@ def records(
                             "accuracy": float(found.accuracy[name][at]),
                             "worst": float(curve.worst[at]),
                             "best": found.best(at) == name,
+                            "planned_radii": models[name].planned_radii,
                         }
                     )
     return rows
 
 
-def show(rows: list[dict[str, Any]], models: Sequence[str]) -> None:
-    """One table a metric and choice of samples: radii down, models across."""
+def show(rows: list[dict[str, Any]], models: dict[str, Certificates]) -> None:
+    """One table a metric and choice of samples: radii down, models across; below, whose samples labels had a say in."""
+    from certcal_ext.certificates.evidence import how_chosen
+
     for metric in _METRICS:
         for samples, title in _SAMPLES.items():
             chosen = [row for row in rows if (row["metric"], row["samples"]) == (metric, samples)]
@@ -75,3 +79,6 @@ def show(rows: list[dict[str, Any]], models: Sequence[str]) -> None:
                 lines.append(cells)
             heading = f"Worst-case {metric}, {title} (the lowest is marked)"
             print_table(heading, ("Radius", "Samples", *models), lines)
+    for name, made in models.items():
+        if made.planned_radii is not None:
+            console().print(f"{name}: {how_chosen(made.provenance)}", style="dim", markup=False)
