@@ -67,7 +67,7 @@ def _refuse_masked(name: str, value: Any) -> None:
                 _refuse_masked(name, item)
     elif isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
-            f"{name}: expected an array without a mask, got {np.ma.count_masked(value)} masked "
+            f"{name}: expected an array without a mask, got {np.count_nonzero(np.ma.getmaskarray(value))} masked "
             "entries; leave these samples out"
         )
 

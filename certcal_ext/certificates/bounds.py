@@ -96,11 +96,12 @@ class Source:
 
     Attributes:
         rows: bounds of every row at a radius, as the certificates stand.
-        rows_at_level: the same at another failure probability of a row; None where the draws are not there.
+        rows_at_level: the same where a row's whole statement, the intervals of uncertified rows among it, fails with at most
+            a probability; None where the draws are not there.
         correct: (N,) uint8.
         confidence: (N,) point estimates, nan where there is none; None where there are none at all.
         alpha: failure probability of a row's interval; None for another verifier's intervals.
-        factor: by which a row's whole statement may fail more often (see ``evidence.row_factor``).
+        factor: by which what ``rows`` says of the scope's samples may fail more often (see ``evidence.row_factor``).
         provenance: of the certificates, for the curve's sentences.
     """
 
@@ -156,7 +157,7 @@ def metric_curve(
         if joint != "union":
             failures = failing_intervals(total, alpha, risk)
         if joint != "binomial":
-            union = source.rows_at_level(risk / total / source.factor)
+            union = source.rows_at_level(risk / total)
         if union is None and joint == "union":
             raise ValueError(
                 'joint: expected "binomial", as these certificates do not hold the draws that "union" needs, or '

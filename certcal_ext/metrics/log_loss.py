@@ -112,14 +112,20 @@ class CertifiedLogLoss:
 
     @property
     def constant(self) -> float:
-        """What a constant confidence equal to the accuracy scores: the entropy of the accuracy, in nats."""
-        shares = (self.accuracy, 1.0 - self.accuracy)
-        return 0.0 - sum(share * math.log(share) for share in shares if share > 0)
+        """What a constant confidence equal to the accuracy scores: its entropy, in nats, rounded down."""
+        right = round(self.accuracy * self.n)
+        wrong = self.n - right
+        if not right or not wrong:
+            return 0.0
+        entropy = (right * math.log1p(wrong / right) + wrong * math.log1p(right / wrong)) / self.n
+        return entropy * (1.0 - 2.0**-48)  # two logarithms right to a few units, and five roundings
 
     @property
     def skill(self) -> float:
-        """1 - value / constant: it says nothing unless above 0; nan where ``constant`` is 0."""
-        return 1.0 - self.value / self.constant if self.constant > 0 else float("nan")
+        """1 - value / constant, rounded down: it says nothing unless above 0; nan where ``constant`` is 0."""
+        if not self.constant:
+            return float("nan")
+        return math.nextafter(1.0 - self.value / self.constant * (1.0 + 2.0**-51), -math.inf)
 
 
 def certified_log_loss(
