@@ -13,7 +13,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from certcal_ext import _check
-from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED, add_noise
+from certcal_ext.model_state import full_float32, kept_as_it_is
+from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED, add_noise, drawn_sigma
 from certcal_ext.smoothing.votes import count_votes
 
 Confidence = Literal["scores", "votes"]
@@ -141,7 +142,8 @@ class Victim:
 
     def _logits(self, images: torch.Tensor, ids: torch.Tensor, draws: range) -> torch.Tensor:
         inputs = self.inputs(images, ids, draws)
-        logits: torch.Tensor = self.model(inputs.flatten(0, 1))
+        # A copy, as the model may write into what it is given; where a gradient is wanted, no leaf either.
+        logits: torch.Tensor = self.model(inputs.flatten(0, 1).clone())
         if logits.ndim != 2 or len(logits) != inputs.shape[0] * inputs.shape[1]:
             raise ValueError(
                 f"model: expected logits of shape ({inputs.shape[0] * inputs.shape[1]}, K), got "
@@ -224,7 +226,7 @@ class SmoothedVictim(Victim):
         super().__init__(
             model, confidence, _check.whole_number("draws", draws, 1, MAX_DRAWS - first)
         )
-        self.sigma = _check.positive_number("sigma", sigma)
+        self.sigma = drawn_sigma(sigma)
         self.seed = _check.whole_number("seed", seed, 0, MAX_SEED)
         self.first_draw = first
 
@@ -285,13 +287,8 @@ def as_victim(model: Any) -> Victim:
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients; every submodule's own mode comes back, also after an error."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # An outer inference mode would leave no graph to differentiate.
-        with torch.inference_mode(False):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    """As ``frozen``, with gradients."""
+    # An outer inference mode would leave no graph to differentiate.
+    with kept_as_it_is(model), full_float32(), torch.inference_mode(False):
+        model.eval()
+        yield
