@@ -123,7 +123,7 @@ def checked_base(
         return clean + scale * torch.randn(clean.shape, generator=generator)
 
     found: dict[str, str | None] = {}
-    with torch.random.fork_rng(devices=_gpus(model)), torch.inference_mode():
+    with torch.random.fork_rng(devices=_gpus(model)), torch.no_grad():
         trial = _Trial(model, noise(sigma, max(2, min(_BATCH, batch_size))))
         found["random"] = trial.of_itself()
         if found["random"] is None:
@@ -157,7 +157,7 @@ class _Trial:
         self._model, self._noisy, self._before = model, noisy, _random_state(model)
         self.first = self._of_as_many_as_fit()
         self.size = len(self.first)
-        self.precision = computed_in(model, noisy[:1])
+        self.precision = computed_in(model, noisy[: self.size])
         self._largest = _largest(self.first)
         shares = ROUNDING_SHARE | _COARSE_SHARE
         names = self.precision.split("+")

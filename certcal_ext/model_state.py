@@ -103,7 +103,7 @@ def computed_in(model: torch.nn.Module, images: torch.Tensor) -> str:
     import torch
 
     given = copied_for(model, images)
-    with torch.inference_mode(), formats_seen() as seen:
+    with torch.no_grad(), formats_seen() as seen:
         model(given)
     return coarsest(seen, str(given.dtype).removeprefix("torch."))
 
@@ -131,21 +131,30 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def modes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Every submodule's own mode comes back, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def kept_as_it_is(model: torch.nn.Module) -> Iterator[None]:
     """Whatever is done to a model's modes, and whatever it does to its buffers when called, is undone afterwards."""
     import torch
 
-    modes = [(module, module.training) for module in model.modules()]
     held = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
     try:
-        yield
+        with modes_kept(model):
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for module, name, buffer, copy in held:
                 if getattr(module, name, None) is not buffer:

@@ -29,14 +29,18 @@ def margins(logits: Any, margin: float) -> Any:
 def two_passes(logits: Any, chosen: Any, margin: float, bins: int) -> dict[str, Any]:
     out = outputs(*logits.shape, bins)
     again = np.zeros(2, np.int64)
-    _core.count_votes(logits, out["counts"], out["near_ties"], margins(logits, margin), out["faults"])
+    _core.count_votes(
+        logits, out["counts"], out["near_ties"], margins(logits, margin), out["faults"]
+    )
     _core.score_histogram(logits, chosen, out["histogram"], out["score_sums"], again)
     return out
 
 
 def one_pass(logits: Any, chosen: Any, margin: float, bins: int, threads: int) -> dict[str, Any]:
     out = outputs(*logits.shape, bins)
-    _core.count_votes_and_scores(logits, chosen, margins=margins(logits, margin), threads=threads, **out)
+    _core.count_votes_and_scores(
+        logits, chosen, margins=margins(logits, margin), threads=threads, **out
+    )
     return out
 
 
