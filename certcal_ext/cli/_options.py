@@ -113,6 +113,21 @@ AlphaOfFile = Annotated[
     ),
 ]
 
+SplitOfFile = Annotated[
+    int | None,
+    typer.Option(
+        "--split",
+        help="Draws of the counts, taken at random, that only select the class; the others estimate it, and every interval "
+        "holds with 1 - alpha. Without, the same draws do both. 100 is a usual number.",
+        show_default=False,
+    ),
+]
+
+SplitSeed = Annotated[
+    int,
+    typer.Option("--split-seed", help="Seed of --split; fix it before you look at the result."),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
