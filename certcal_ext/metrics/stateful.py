@@ -88,10 +88,11 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
 
     Args:
         clip: as for ``certified_log_loss``.
+        dtype: likewise.
 
     Raises:
         TypeError: ``clip`` is no number.
-        ValueError: it is out of range.
+        ValueError: it is out of range or vanishes in ``dtype``, or ``dtype`` is unknown.
 
     Example:
         >>> state = LogLossState(clip=0.01)
@@ -100,10 +101,10 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         2.649159
     """
 
-    def __init__(self, clip: float | None = None) -> None:
-        """A state of no samples; ``clip`` is described with the class."""
+    def __init__(self, clip: float | None = None, dtype: str = "float64") -> None:
+        """A state of no samples; the arguments are described with the class."""
         super().__init__((LOSS_WORDS,))
-        self._clip = checked_clip(clip)
+        self._clip = checked_clip(clip, dtype)
 
     def _add(self, right: _Right, low: _Floats, high: _Floats) -> None:
         self._state += loss_sums(right, low, high, self._clip)
@@ -112,7 +113,7 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         return loss_of_sums(self._state, self._clip)
 
     def _settings(self) -> dict[str, Any]:
-        return {"clip": self._clip}
+        return {"clip": self._clip.clip, "dtype": self._clip.dtype}
 
     def _checked_rows(self) -> int:
         rows, right, infinite, high, low = (int(word) for word in self._state)
@@ -120,12 +121,11 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
             raise ValueError(
                 "state: expected at most 2^36 samples, no more of them right or infinite"
             )
-        if infinite and self._clip is not None:
+        if infinite and self._clip.clip is not None:
             raise ValueError("state: expected no infinite loss with a clip")
         # The largest finite loss of a right and of a wrong sample, and the least one: with a clip neither 0 nor infinite.
-        of_right, of_wrong, least = (
-            self._loss(*sample) for sample in ((1, 0.0), (0, 1.0), (1, 1.0))
-        )
+        of_right, of_wrong = self._loss(1, 0.0), self._loss(0, 1.0)
+        least = min(self._loss(1, 1.0), self._loss(0, 0.0))
         finite = rows - infinite
         most = min(right, finite) * of_right + (finite - min(right, finite)) * of_wrong
         total = (high << LOW_BITS) + low
@@ -138,7 +138,8 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         ends = np.array([confidence]), np.array([confidence])
         words = loss_sums(np.array([correct], np.uint8), *ends, self._clip)
         if words[2]:
-            return self._loss(correct, float(np.nextafter(confidence, 0.5)))
+            kind = np.dtype(self._clip.dtype).type
+            return self._loss(correct, float(np.nextafter(kind(confidence), kind(0.5))))
         return (int(words[3]) << LOW_BITS) + int(words[4])
 
 
