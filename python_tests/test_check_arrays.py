@@ -131,5 +131,5 @@ def test_nullable_columns_without_nulls_are_arrays(make: Callable[[], Any]) -> N
 
 @pytest.mark.parametrize("correct", [[], [1], [1, 0, 1]])
 def test_the_array_of_another_length_is_named(correct: Any) -> None:
-    with pytest.raises(ValueError, match="^correct: expected 2 entries"):
+    with pytest.raises(ValueError, match=r"^correct: expected 2 entries"):
         cc.certified_ece(correct, [0.5, 0.5], [0.5, 0.5])

@@ -59,5 +59,5 @@ def test_ties_share_a_bin_and_edges_increase(steps: list[int], bins: int, closed
 
 @pytest.mark.parametrize("closed", ["both", None, ["left"], np.array(["left", "right"])])
 def test_closed_is_checked(closed: Any) -> None:
-    with pytest.raises(ValueError, match="^closed: expected"):
+    with pytest.raises(ValueError, match=r"^closed: expected"):
         cc.equal_mass_edges([0.5], 3, closed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Logistic fits end at an optimum of their loss inside the limits, checked by what no fit uses: other descents, from elsewhere."""
+"""Logistic fits end at an optimum of their loss inside the limits, checked by other descents, from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -57,6 +57,7 @@ def loss_of(family: str, loss: str, right: np.ndarray, z: np.ndarray) -> Any:
     return value
 
 
+@settings(max_examples=25)
 @given(
     st.sampled_from(sorted(FREE)),
     st.sampled_from(["log", "brier"]),
@@ -95,5 +96,6 @@ def test_the_log_loss_of_separable_samples_is_stationary(family: str, seed: int)
         ours := np.linalg.lstsq(FREE[family], [found.a, found.b, found.c], rcond=None)[0]
     )
     least, most = np.array(LIMITS[family], float).T
-    held = ((ours <= least) & (slope >= 0)) | ((ours >= most) & (slope <= 0))
+    inner = np.clip(ours, least + 1e-9, most - 1e-9)
+    held = (inner != ours) & (np.sign(slope) == np.sign(inner - ours))
     assert (np.abs(slope[~held]) <= 1e-6 * max(value, 1e-300)).all()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import signal
@@ -12,13 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from wrong_kinds import WRONG, certificate_calls, model_calls, plain_calls, public_calls
+from wrong_kinds import LISTS, WRONG, certificate_calls, model_calls, plain_calls, public_calls
 
 PARTS: list[Callable[[], dict[str, Any]]] = [plain_calls, certificate_calls, model_calls]
 
 
+@functools.cache
 def calls() -> dict[str, Any]:
-    return {name: call for part in PARTS for name, call in part().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # samples of so few draws abstain
+        return {name: call for part in PARTS for name, call in part().items()}
 
 
 @contextmanager
@@ -41,15 +45,17 @@ def faults(name: str, function: Callable[..., Any], good: dict[str, Any]) -> lis
     """What goes wrong other than by a TypeError or a ValueError that names the argument."""
     found = []
     for argument, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if parameter.kind in LISTS:
             continue
         for kind, make in WRONG.items():
+            if argument == "progress" and kind in ("class", "function"):
+                continue  # a function is the user's own, and so is what it raises
             try:
                 with at_most(20), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     function(**(good | {argument: make()}))
             except (TypeError, ValueError) as error:
-                if not re.search(rf"\b{argument}\b", str(error).split("got")[0]):
+                if not re.search(rf"\b{argument}\b", str(error).split(":")[0]):
                     found.append(f"{name}({argument}={kind}): {type(error).__name__}: {error}")
             except BaseException as error:
                 found.append(f"{name}({argument}={kind}): {type(error).__name__}: {error}")
@@ -63,5 +69,7 @@ def test_no_public_call_is_left_out() -> None:
 @pytest.mark.parametrize("name", sorted(public_calls()))
 def test_wrong_kinds(name: str) -> None:
     function, good = calls()[name]
-    function(**good)  # what the wrong kinds take the place of is right
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        function(**good)  # what the wrong kinds take the place of is right
     assert not faults(name, function, good)

@@ -133,6 +133,13 @@ def attacked() -> cc.AttackResult:
 
 
 @functools.cache
+def smoothed_attack() -> cc.AttackResult:
+    shown_to = cc.SmoothedVictim(net(), sigma=0.5, draws=4, confidence="votes")
+    found = cc.AceAttack(radius=0.1, steps=1).run(shown_to, images(), [0, 1])
+    return found.under(shown_to.with_draws(8))
+
+
+@functools.cache
 def split() -> cc.SplitRecalibration:
     rows = 8
     made = cc.Certificates.from_votes([90] * rows, 100, [0] * rows, [0, 1] * 4, 0.5, 0.01)
@@ -154,7 +161,7 @@ def plain_calls() -> dict[str, Call]:
     }
     calls |= {
         name: (getattr(cc, name), POINTS)
-        for name in "auroc brier ece ks log_loss mce risk_coverage".split()
+        for name in ("auroc", "brier", "ece", "ks", "log_loss", "mce", "risk_coverage")
     }
     calls |= {
         "certified_classwise_ece": (cc.certified_classwise_ece, {"labels": [0, 1], **WIDE}),
@@ -228,14 +235,19 @@ def certificate_calls() -> dict[str, Call]:
         "curve": {"radii": [0.1]},
         "recalibrated": {"mapping": cc.IdentityMap()},
         "select": {"rows": [0]},
-        "source": {"scope": "certified"},
         "from_counts": counts,
         "from_votes": votes,
         "from_scores": scores,
-        "from_intervals": SAMPLE,
-        "from_adaptive": {"result": adaptive(), "predicted": [0, 1]},
+        "from_intervals": SAMPLE | {"norm": "linf", "radius": 0.1},
+        "from_adaptive": {"result": adaptive(), "predicted": [0, 1], "labels": [0, 0]},
     }
-    calls: dict[str, Call] = {f"Certificates.{k}": (getattr(made, k), v) for k, v in of.items()}
+    calls: dict[str, Call] = {
+        f"{'CertificateMakers' if name.startswith('from_') else 'Certificates'}.{name}": (
+            getattr(made, name),
+            arguments,
+        )
+        for name, arguments in of.items()
+    }
     full = cc.Certificates.from_counts([[90, 10], [20, 80]], [0, 1], 0.5, keep_counts=True)
     calls |= {
         "Certificates.classwise": (full.classwise, {"radii": [0.1]}),
@@ -245,12 +257,11 @@ def certificate_calls() -> dict[str, Call]:
         "Comparison.best": (cc.compare({"a": made, "b": made}, [0.1]).best, {"at": 0}),
         "compare_with_bound": (
             cc.compare_with_bound,
-            {"certificates": made, "results": [attacked()]},
+            {"certificates": smoothed(), "results": [smoothed_attack()]},
         ),
-        "recalibrate_split": (split().__class__ and cc.recalibrate_split, {"radius": 0.1}),
         "SplitRecalibration.reports": (split().reports, {"radii": [0.1]}),
         "SplitRecalibration.resolution_curve": (split().resolution_curve, {"radius": 0.1}),
-        "Provenance": (cc.Provenance, {"kind": "intervals"}),
+        "Provenance": (cc.Provenance, {"kind": "intervals", "norm": "linf", "radius": 0.1}),
         "Provenance.from_json": (cc.Provenance.from_json, {"text": made.provenance.to_json()}),
     }
     rows = 8
@@ -310,10 +321,13 @@ def model_calls() -> dict[str, Call]:
 #: Parts that other code of the package, or a subclass, calls with arguments that it has checked.
 INNER = {
     "add_checked", "solve", "objective", "confidence", "inputs", "outputs", "selecting", "signed",
-    "votes", "settings", "with_provenance", "run_after",
+    "votes", "settings", "source", "with_provenance", "run_after",
 }  # fmt: skip
 #: Files: what comes of paths is for the tests of readers.
 FILES = {"from_npz", "from_parquet", "from_cohen_log", "to_parquet"}
+
+
+LISTS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def public_calls() -> set[str]:
@@ -328,8 +342,8 @@ def public_calls() -> set[str]:
             for method, function in inspect.getmembers(part, callable):
                 if (method.startswith("_") and method != "__call__") or method in INNER | FILES:
                     continue
-                given = [p for p in inspect.signature(function).parameters if p != "self"]
-                if given:
+                given = inspect.signature(function).parameters
+                if any(p.kind not in LISTS and p.name != "self" for p in given.values()):
                     names.add(function.__qualname__)
         elif callable(part):
             names.add(name)

@@ -39,8 +39,8 @@ def equal_mass_edges(confidence: Any, bins: int = 15, closed: str = "right") -> 
     The sorted confidences are cut into M runs whose lengths differ by at most one, and an inner edge lies halfway between
     the last confidence of a run and the first of the next. Where these are equal the edge is that value and ``closed=``
     says on which side the tied ones fall. Where they are neighbouring float64 numbers none lies between, and the edge is
-    the one that keeps them apart: the lower one with ``closed="right"``, the upper one with ``closed="left"``. Edges that coincide become one, as do those at 0 and 1, so there can be fewer
-    than M bins.
+    the one that keeps them apart: the lower one with ``closed="right"``, the upper one with ``closed="left"``. Edges that
+    coincide become one, as do those at 0 and 1, so there can be fewer than M bins.
 
     The edges must not depend on the attack: give the clean confidences here (or those of another data set), and the
     result as ``edges=`` to a certified metric, which then holds for these bins. Bins that are formed anew from the
