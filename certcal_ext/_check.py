@@ -72,7 +72,7 @@ def refuse_masked(name: str, value: Any) -> None:
                 refuse_masked(name, item)
     elif isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
-            f"{name}: expected an array without a mask, got {np.ma.count_masked(value)} masked "
+            f"{name}: expected an array without a mask, got {int(np.ma.getmaskarray(value).sum())} masked "
             "entries; leave these samples out"
         )
 
@@ -232,8 +232,8 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """One of a few words."""
     allowed = list(options)
     if not isinstance(value, str) or value not in allowed:
-        words = [f'"{option}"' for option in allowed]
-        wanted = " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+        pair = len(allowed) == 2
+        wanted = f'"{allowed[0]}" or "{allowed[1]}"' if pair else f"one of {', '.join(allowed)}"
         raise ValueError(f"{name}: expected {wanted}, got {shown(value)}")
     return str(value)
 
@@ -258,7 +258,7 @@ def items(name: str, value: Any) -> tuple[Any, ...]:
 def instance(name: str, value: Any, kind: type[_T]) -> _T:
     """An object of one class."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
     return value
 
 
