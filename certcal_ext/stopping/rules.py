@@ -150,12 +150,12 @@ class Stopping:
             fields: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"text: expected the JSON of a Stopping (stopping: expected a JSON object), got {text[:40]!r}"
+                f"text, stopping: expected a JSON object with the fields of Stopping, got {text[:40]!r}"
             ) from error
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or not {"radii"} <= set(fields) <= known:
             raise ValueError(
-                f"stopping: expected an object with fields of Stopping, got {text[:80]!r}"
+                f"text, stopping: expected an object with fields of Stopping, got {text[:80]!r}"
             )
         return cls(**fields)
 
