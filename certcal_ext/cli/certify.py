@@ -245,11 +245,13 @@ def _forecast(
 ) -> str:
     """What the run will take, in words."""
     n0, n, size = options["n0"], options["n"], len(images.images)
+    best, alpha = _claims.size(expected.best_radius, 4), _claims.failure(options["alpha"])
+    reach = f"; all {n:,} votes for one class would certify radius {best} at alpha = {alpha}"
     places = f"{where.type} in {processes} processes" if processes > 1 else f"{where}"
     return (
         f"{size:,} images x {n0 + n:,} draws = {expected.draws:,} forward passes on {places}, "
-        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}; all {n:,} votes for one "
-        f"class would certify radius {_claims.size(expected.best_radius, 4)} at alpha = {_claims.failure(options['alpha'])}"
+        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}"
+        f"{'' if at_most else reach}"  # a run that stops early parts alpha in another way
     )
 
 
