@@ -7,10 +7,6 @@
 namespace certcal {
 namespace {
 
-// What one instruction reads or writes.
-struct alignas(16) Vector {
-  uint32_t word[4];
-};
 template <class Value>
 constexpr int kVectorValues = static_cast<int>(sizeof(Vector) / sizeof(Value));
 
@@ -73,10 +69,10 @@ __device__ Item item_at(int64_t item, int64_t groups, int64_t draws, int64_t dra
 template <class Value, int kChannels>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
     add_noise_vector_kernel(const float* __restrict__ images,
-                            const int64_t* __restrict__ sample_ids, float sigma, uint64_t seed,
-                            int64_t batch, int64_t elements, uint32_t first_draw,
-                            const int64_t* __restrict__ draw_offset, int64_t draws,
-                            int64_t draws_per_item, Value* __restrict__ out) {
+                            const int64_t* __restrict__ sample_ids, float sigma,
+                            PhiloxRoundKeys keys, int64_t batch, int64_t elements,
+                            uint32_t first_draw, const int64_t* __restrict__ draw_offset,
+                            int64_t draws, int64_t draws_per_item, Value* __restrict__ out) {
   constexpr int kPixels = kVectorValues<Value>;
   constexpr int kElements = kPixels * kChannels;
   constexpr int kBlocks = kPixels / kNormalsPerBlock;  // of Philox, in each channel
@@ -110,7 +106,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
         for (int q = 0; q < kBlocks; ++q) {
           const int64_t block = c * blocks_per_channel + item.group * kBlocks + q;
           const NormalBlock<float> z =
-              normal_block<float>(static_cast<uint32_t>(block), draw, sample_id, seed);
+              normal_block<float>(static_cast<uint32_t>(block), draw, sample_id, keys);
           const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
           for (int k = 0; k < kNormalsPerBlock; ++k) {
@@ -132,7 +128,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
 template <class Value>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     add_noise_kernel(const float* __restrict__ images, const int64_t* __restrict__ sample_ids,
-                     float sigma, uint64_t seed, int64_t batch, int64_t elements,
+                     float sigma, PhiloxRoundKeys keys, int64_t batch, int64_t elements,
                      uint32_t first_draw, const int64_t* __restrict__ draw_offset, int64_t draws,
                      int64_t draws_per_item, int64_t channels, Value* __restrict__ out) {
   const int64_t blocks = ceil_div(elements, kNormalsPerBlock);
@@ -166,7 +162,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     const uint32_t end = start.first_draw + static_cast<uint32_t>(item.last);
     do {
       const NormalBlock<float> z =
-          normal_block<float>(static_cast<uint32_t>(item.group), draw, sample_id, seed);
+          normal_block<float>(static_cast<uint32_t>(item.group), draw, sample_id, keys);
       const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
       for (int k = 0; k < kNormalsPerBlock; ++k) {
@@ -177,14 +173,18 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
   }
 }
 
-// x is read once for all draws. Only where that leaves the device short of threads are the draws split; x is then so small
-// that it is read again from a cache.
-int64_t draws_per_item(int64_t items_of_one_chunk, int64_t draws) {
-  constexpr int64_t kFullDevice = int64_t{1} << 19;
-  constexpr int64_t kFewestDraws = 8;
-  const int64_t wanted = ceil_div(kFullDevice, items_of_one_chunk);
-  const int64_t most = ceil_div(draws, kFewestDraws);
-  return ceil_div(draws, wanted < most ? wanted : most);
+// x is read once for all draws. Only where that leaves the device short of threads are the draws split: into pieces of a few
+// as long as they fill it several times over, and into single draws to fill it once. x is then so small that it is read
+// again from a cache.
+int64_t draws_per_item(int64_t items_of_one_chunk, int64_t draws, int64_t at_once) {
+  constexpr int64_t kRounds = 4;
+  constexpr int64_t kFewDraws = 8;
+  const int64_t several = ceil_div(kRounds * at_once, items_of_one_chunk);
+  const int64_t pieces_of_a_few = ceil_div(draws, kFewDraws);
+  const int64_t once = ceil_div(at_once, items_of_one_chunk);
+  const int64_t pieces = several < pieces_of_a_few ? several : pieces_of_a_few;
+  const int64_t chunks = pieces > once ? pieces : once;
+  return chunks >= draws ? 1 : ceil_div(draws, chunks);
 }
 
 }  // namespace
@@ -199,15 +199,18 @@ cudaError_t launch_add_noise(const float* images, const int64_t* sample_ids, flo
                       elements % (channels * kVectorValues<Value>) == 0;
   const int64_t group = vector ? channels * kVectorValues<Value> : kNormalsPerBlock;
   const int64_t items = batch * ceil_div(elements, group);
-  const int64_t each = draws_per_item(items, draws);
+  const int64_t each = draws_per_item(
+      items, draws,
+      threads_at_once(vector && channels > 1 ? kBlocksOfThreads<3> : kBlocksPerProcessor));
   const int64_t tiles = ceil_div(items * ceil_div(draws, each), kBlockThreads);
+  const PhiloxRoundKeys keys(PhiloxKey::of(seed));
   if (!vector) {
-    return launch(add_noise_kernel<Value>, tiles, 0, stream, images, sample_ids, sigma, seed, batch,
+    return launch(add_noise_kernel<Value>, tiles, stream, images, sample_ids, sigma, keys, batch,
                   elements, first_draw, draw_offset, draws, each, channels, out);
   }
   return launch(
       channels == 1 ? add_noise_vector_kernel<Value, 1> : add_noise_vector_kernel<Value, 3>, tiles,
-      0, stream, images, sample_ids, sigma, seed, batch, elements, first_draw, draw_offset, draws,
+      stream, images, sample_ids, sigma, keys, batch, elements, first_draw, draw_offset, draws,
       each, out);
 }
 
