@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from harness import Pair
 from peers_common import (
-    BINS,
     NOISE_OPERATIONS,
     SCORE_OPERATIONS,
     SIGMA,
     VOTE_OPERATIONS,
-    VOTES,
     Bench,
     Work,
     check_noise,

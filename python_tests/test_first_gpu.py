@@ -179,10 +179,16 @@ def test_one_process_computes_on_the_gpu_it_names(monkeypatch: pytest.MonkeyPatc
     with process_group(torch.device("cuda", 1)):
         assert current == [1]
     assert current == [0]
-    with pytest.raises(KeyError), process_group(torch.device("cuda", 2)):
-        assert current == [2]
-        raise KeyError
-    assert current == [0]
+    seen: list[int] = []
+
+    def fails() -> None:
+        with process_group(torch.device("cuda", 2)):
+            seen.extend(current)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert (seen, current) == ([2], [0])
     with process_group(torch.device("cpu")):
         assert current == [0]
 

@@ -80,10 +80,10 @@ def add_noise(
         sample_ids: (B,) int64 on the device of x; default 0, ..., B - 1.
         draws: a ``range`` with step 1 within [0, 2^32).
         dtype: ``torch.float32`` (also None), ``torch.float16`` or ``torch.bfloat16``.
-        draw_offset: (1,) int64 on the device of x, added to the numbers of the draws, or None for 0. A GPU reads it when the
-            noise is drawn. In a CUDA graph it is what tells replays apart: the numbers in ``draws`` are captured, so without an
-            offset that moves between replays each of them repeats the same draws. Draws outside of [0, 2^32) are an error on
-            the CPU and NaN on a GPU, which nobody waits for.
+        draw_offset: (1,) int64 on the device of x, added to the numbers of the draws, or None for 0. A GPU reads it when
+            the noise is drawn. In a CUDA graph it is what tells replays apart: the numbers in ``draws`` are captured, so
+            without an offset that moves between replays each of them repeats the same draws. Draws outside of [0, 2^32) are
+            an error on the CPU and NaN on a GPU, which nobody waits for.
 
     Returns:
         (B, len(draws), ...) of ``dtype``.
