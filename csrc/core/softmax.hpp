@@ -29,20 +29,22 @@ inline constexpr float kExpUnderflow = -23.0f;  // exp(-23) < 2^-33 rounds to no
 
 // round(exp(x) * 2^32) for x <= 0.
 CERTCAL_HD uint64_t exp_units(float x) {
-  if (!(x > kExpUnderflow)) return 0;
-  const float turns = fused(x, kLog2E, 0.5f);
+  const bool counts = x > kExpUnderflow;
+  const float y = counts ? x : kExpUnderflow;
+  const float turns = fused(y, kLog2E, 0.5f);
   // floor(turns), and as a whole number, by additions: a device converts a quarter or less as fast as it adds.
   const float rounded = turns + kWholeNumbers;
   const bool above = rounded - kWholeNumbers > turns;
   const float n = rounded - kWholeNumbers - (above ? 1.0f : 0.0f);
   const int32_t whole = static_cast<int32_t>(bits_of(rounded) - bits_of(kWholeNumbers)) - above;
-  const float r = fused(n, -kLog2Low, fused(n, -kLog2High, x));  // log 2 in two pieces
+  const float r = fused(n, -kLog2Low, fused(n, -kLog2High, y));  // log 2 in two pieces
   const float e = fused(r * r, exp_tail(r), r + 1.0f);
   // e = mantissa * 2^(exponent - 23) is to be scaled by 2^(n + 32) and rounded to the nearest unit. n >= -34 and e > 1/2, so
   // that many units of 2^-28 are whole, and fewer than 2^62.
   const int32_t exponent = static_cast<int32_t>(bits_of(e) >> 23) - 127;
   const uint64_t mantissa = (bits_of(e) & 0x007FFFFFu) | 0x00800000u;
-  return ((mantissa << (exponent + whole + 37)) + (uint64_t{1} << 27)) >> 28;
+  const uint64_t units = ((mantissa << (exponent + whole + 37)) + (uint64_t{1} << 27)) >> 28;
+  return counts ? units : 0;
 }
 
 // e_units / sum_units as a double in [0, 1]; sum_units > 0 since the largest logit has 2^32 units.

@@ -18,19 +18,20 @@ bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % alignof(Vector) == 0;
 }
 
-// x[0], ..., x[kVectorValues<Value> - 1], each rounded to Value.
-template <class Value>
-__device__ Vector packed(const float* x) {
-  Vector v;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    if constexpr (sizeof(Value) == sizeof(float)) {
-      v.word[k] = bits_of(x[k]);
-    } else {
-      v.word[k] = rounded_pair(x[2 * k], x[2 * k + 1], Value{});
-    }
-  }
-  return v;
+// What a thread keeps of all its blocks of Philox from draw to draw fills the registers of the newest devices, and one more
+// is made again each time.
+__device__ uint32_t made_again(uint32_t block) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  asm volatile("" : "+r"(block));
+#endif
+  return block;
+}
+
+// A word of values: two halves, or one float.
+__device__ uint32_t packed(const float* x, float) { return bits_of(x[0]); }
+template <class Half>
+__device__ uint32_t packed(const float* x, Half type) {
+  return rounded_pair(x[0], x[1], type);
 }
 
 // What all items of a launch share. Draws that the counter does not hold have a sigma of NaN, and with it all their values.
@@ -99,25 +100,33 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
     uint32_t draw = start.first_draw + static_cast<uint32_t>(item.first);
     const uint32_t end = start.first_draw + static_cast<uint32_t>(item.last);
     do {
-      float noisy[kElements];
+      uint32_t words[kChannels * 4];
 #pragma unroll
-      for (int c = 0; c < kChannels; ++c) {
+      for (int q = 0; q < kBlocks; ++q) {
+        constexpr int kValues = kNormalsPerBlock * kChannels;
+        constexpr int kWords = kValues * static_cast<int>(sizeof(Value)) / 4;
+        float noisy[kValues];
 #pragma unroll
-        for (int q = 0; q < kBlocks; ++q) {
-          const int64_t block = c * blocks_per_channel + item.group * kBlocks + q;
-          const NormalBlock<float> z =
-              normal_block<float>(static_cast<uint32_t>(block), draw, sample_id, keys);
+        for (int c = 0; c < kChannels; ++c) {
+          auto block = static_cast<uint32_t>(c * blocks_per_channel + item.group * kBlocks + q);
+          if (c == 2 && q == 1) block = made_again(block);
+          const NormalBlock<float> z = normal_block<float>(block, draw, sample_id, keys);
           const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
           for (int k = 0; k < kNormalsPerBlock; ++k) {
-            const int at = (q * kNormalsPerBlock + k) * kChannels + c;
-            noisy[at] = perturb(image[at], start.sigma, normals[k]);
+            const int at = k * kChannels + c;
+            noisy[at] = perturb(image[q * kValues + at], start.sigma, normals[k]);
           }
+        }
+#pragma unroll
+        for (int w = 0; w < kWords; ++w) {
+          words[q * kWords + w] = packed(noisy + w * (kValues / kWords), Value{});
         }
       }
 #pragma unroll
       for (int v = 0; v < kChannels; ++v) {
-        reinterpret_cast<Vector*>(target)[v] = packed<Value>(noisy + v * kPixels);
+        reinterpret_cast<Vector*>(target)[v] = {
+            {words[4 * v], words[4 * v + 1], words[4 * v + 2], words[4 * v + 3]}};
       }
       target += elements;
     } while (++draw != end);
