@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.metrics.brier_ece import ece
+from certcal_ext.metrics.ece import ece
 
 __all__ = [
     "LowerEstimate",

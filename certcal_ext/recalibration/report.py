@@ -13,7 +13,8 @@ from scipy.stats import rankdata
 
 from certcal_ext import _check
 from certcal_ext._rounding import constant_and_skill
-from certcal_ext.metrics.brier_ece import brier, certified_brier, certified_ece, ece
+from certcal_ext.metrics.brier import brier, certified_brier
+from certcal_ext.metrics.ece import certified_ece, ece
 from certcal_ext.recalibration.fit import fit_constant, fit_isotonic, fit_tradeoff
 from certcal_ext.recalibration.maps import IdentityMap, MixtureMap, RecalibrationMap
 

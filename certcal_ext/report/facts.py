@@ -189,7 +189,7 @@ def _main_radius(curve: Curve) -> int:
 def _diagrams(
     chosen: CertifiedSet, edges: NDArray[np.float64], closed: str
 ) -> tuple[Reliability | None, Reliability | None]:
-    from certcal_ext.metrics.brier_ece import certified_ece
+    from certcal_ext.metrics.ece import certified_ece
 
     if len(chosen.lower) == 0 or chosen.correct is None:
         return None, None

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from certcal_ext.metrics.ece_table import FRACTION_BITS, EceTable
-from certcal_ext.metrics.state import LOW_BITS
+from certcal_ext.metrics.ece_table import EceTable
+from certcal_ext.metrics.state import FRACTION_BITS, LOW_BITS
 
 Floats = NDArray[np.float64]
 

@@ -327,7 +327,7 @@ class AcceAct(TargetAct):
         self, step: Step, correct: NDArray[np.bool_], lower: Floats, upper: Floats
     ) -> tuple[Floats, Floats]:
         """By ADMM; a bin's sign is that of the sum of c - z over the targets in it."""
-        from certcal_ext.metrics.brier_ece import certified_ece
+        from certcal_ext.metrics.ece import certified_ece
         from certcal_ext.milp.baselines import lower_estimate_admm
 
         found = lower_estimate_admm(
