@@ -19,15 +19,21 @@ from hypothesis import strategies as st
 from metric_definitions import DEFINITIONS, attacks
 from numpy.typing import NDArray
 from problems import bin_edges, problems
+from scipy.special import ndtr, ndtri
+from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 import certcal_ext as cc
 from certcal_ext.certificates.samples import ClassVotes
 from certcal_ext.cli import app
+from certcal_ext.metrics.accuracy import Accuracy
 from certcal_ext.metrics.base import Options, Samples
-from certcal_ext.metrics.registry import METRICS, TOP_LABEL
+from certcal_ext.metrics.registry import METRICS, top_label
 from certcal_ext.recalibration.maps import StepMap
 from certcal_ext.report.facts import gather
+from certcal_ext.report.table import further_rows
+
+TOP_LABEL = top_label()
 
 RADIUS = 0.5
 OPTIONS = (
@@ -317,3 +323,72 @@ def test_the_page_shows_the_library_s_numbers() -> None:
             )
             for column in ("samples", "plain", "worst", "joint"):
                 assert getattr(curve, column).tolist() == getattr(own, column).tolist()
+
+
+@pytest.mark.parametrize("scope", ["certified", "all"])
+def test_certified_accuracy_counts_images(scope: str) -> None:
+    made, radii = drawn(4, rows=200), [0.0, 0.1, 0.3]
+    curve, found = made.curve(radii), made.bound("accuracy", radii, scope=scope, delta=0.01)
+    share = curve.certified_accuracy if scope == "all" else curve.accuracy
+    assert found.worst == pytest.approx(share, abs=1e-15)
+    assert (found.joint <= found.worst).all()
+    assert found.value is found.joint
+    assert "lowers the accuracy" in found.statement()
+    binomial = made.bound("accuracy", radii, scope=scope, delta=0.01, joint="binomial")
+    counted = np.round(found.worst * found.samples) - binomial.failures
+    assert binomial.joint * binomial.samples == pytest.approx(counted, abs=1e-9)
+
+
+def test_joint_bounds_of_the_accuracy_cover_the_truth() -> None:
+    """No more often than delta above the accuracy that the exact probabilities prove."""
+    random = np.random.default_rng(5)
+    p = random.beta(6, 1, 80)
+    labels, predicted = np.zeros(80, np.int64), (np.arange(80) % 5 == 0).astype(np.int64)
+    truth = np.mean((ndtr(ndtri(p) - 0.2) > 0.5) & (predicted == 0))
+    delta, trials = 0.3, 150
+    for joint in ("binomial", "union", "best"):
+        failures = 0
+        for _ in range(trials):
+            votes = random.binomial(60, p)
+            made = cc.Certificates.from_votes(votes, 60, predicted, labels, 0.25, 0.2)
+            found = made.bound("accuracy", 0.05, scope="all", delta=delta, joint=joint)
+            failures += found.joint[0] > truth
+        assert binomtest(failures, trials, delta, alternative="greater").pvalue > 1e-6
+
+
+def test_every_metric_is_in_the_docs_and_in_the_help() -> None:
+    root = Path(__file__).resolve().parent.parent
+    table = (root / "docs/metrics.md").read_text().split("## Why")[0]
+    listed = CliRunner().invoke(app, ["bound", "--help"], env={"COLUMNS": "400"}).output
+    for name in METRICS:
+        assert f"`certified_{name}`" in table or f'`Certificates.bound("{name}")`' in table
+        assert name in listed
+
+
+def test_a_new_metric_is_one_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Registered, it is in bound, comparison, command line, JSON and page."""
+
+    class SquaredAccuracy(Accuracy):
+        name = "squared_accuracy"
+        title = "accuracy squared"
+        words = "square of the accuracy"
+
+        def failed(self, samples: Samples, options: Options, k: int) -> float:
+            return super().failed(samples, options, k) ** 2
+
+    monkeypatch.setitem(METRICS, SquaredAccuracy.name, SquaredAccuracy())
+    made = drawn(2, rows=120)
+    value = made.bound("squared_accuracy", 0.1, delta=0.01)
+    assert value.worst[0] == made.bound("accuracy", 0.1).worst[0] ** 2
+    assert "lowers the square of the accuracy" in value.statement()
+    both = cc.compare({"a": made, "b": made}, 0.1, "squared_accuracy")
+    assert both.curves["a"].worst[0] == value.worst[0]
+    file = tmp_path / "certificates.parquet"
+    made.to_parquet(file)
+    line = ["bound", str(file), "--radii", "0.1", "--delta", "0.01", "--metrics", "all"]
+    printed = CliRunner().invoke(app, [*line, "--json"])
+    rows = {row["metric"]: row for row in json.loads(printed.stdout)["metrics"]}
+    assert rows["squared_accuracy"]["joint"] == value.joint[0]
+    assert "accuracy squared" in CliRunner().invoke(app, line, env={"COLUMNS": "400"}).stdout
+    page = further_rows(gather(made, radius=0.1, delta=0.01))
+    assert "Square of the accuracy" in [row[0] for row in page]

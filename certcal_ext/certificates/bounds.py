@@ -106,6 +106,11 @@ class MetricCurve:
         """Number of radii."""
         return int(self.radius.size)
 
+    @property
+    def value(self) -> NDArray[np.float64]:
+        """(R,) the bound that was asked for: ``joint`` where there is one, else ``worst``."""
+        return self.worst if self.joint is None else self.joint
+
     def statement(self, at: int = -1) -> str:
         """The sentence that may be quoted for radius number ``at``.
 

@@ -213,7 +213,7 @@ class Certificates(CertificateMakers):
         values are then returned.
         """
         if options:
-            return self._bound_values("brier", radii, options)
+            return self.bound("brier", radii, **options).value
         return self.curve(radii, bins=1).certified_brier
 
     def ece(
@@ -227,7 +227,7 @@ class Certificates(CertificateMakers):
         """(R,) exact worst-case ECEs; arguments and errors as ``brier``."""
         if options:
             options |= {"bins": bins, "edges": edges, "closed": closed}
-            return self._bound_values("ece", radii, options)
+            return self.bound("ece", radii, **options).value
         return self.curve(radii, bins, edges, closed).certified_ece
 
     def bound(
@@ -392,12 +392,6 @@ class Certificates(CertificateMakers):
         self._require_reach(radii, scope)
         kind = AllClasses if of_classes else TopLabel
         return kind(self.table, self.provenance, self._guarantee, scope)
-
-    def _bound_values(
-        self, metric: str, radii: Any, options: dict[str, Any]
-    ) -> NDArray[np.float64]:
-        curve = self.bound(metric, radii, **options)
-        return curve.worst if curve.joint is None else curve.joint
 
     def _require_reach(self, radii: NDArray[np.float64], scope: str) -> None:
         planned = self.planned_radii if scope == "certified" else None

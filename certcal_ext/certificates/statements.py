@@ -54,7 +54,7 @@ def sentence(curve: MetricCurve, at: int) -> str:
     what = (
         f"{_metric(curve)}{'' if made is None else ' of ' + classifier(made)} {_samples(curve, at)}"
     )
-    bound = curve.worst if curve.joint is None else curve.joint
+    bound = curve.value
     if not np.isfinite(bound[at]):
         return (
             f"No finite bound on the {what} can be given{here}: a confidence may reach 0 or 1 where it is wrong. Report "

@@ -24,11 +24,13 @@ def chosen(text: str | None, *, asked_more: bool) -> tuple[str, ...]:
     """
     if text is None:
         return ("ece", "brier") if asked_more else ()
-    from certcal_ext.metrics.registry import METRICS, TOP_LABEL
+    from certcal_ext.metrics.registry import METRICS, top_label
 
     words = [word.strip() for word in text.split(",")]
     names = tuple(
-        dict.fromkeys(name for word in words for name in (TOP_LABEL if word == "all" else (word,)))
+        dict.fromkeys(
+            name for word in words for name in (top_label() if word == "all" else (word,))
+        )
     )
     for name in names:
         if name not in METRICS:

@@ -53,6 +53,11 @@ class CertifiedEce:
         """Number of bins."""
         return self.edges.size - 1
 
+    @property
+    def cells(self) -> Bins:
+        """The bins as an object, with the lookup of the one that a confidence is in."""
+        return Bins(self.edges, self.closed)
+
     @cached_property
     def worst_confidence(self) -> NDArray[np.float64]:
         """(N,) confidences within [lower, upper] whose plain ECE reaches ``value``, to 1e-9.

@@ -24,8 +24,10 @@ METRICS: dict[str, Metric] = {
     for module in (brier, ece, ks, mce, log_loss, selective, accuracy, classwise)
 }
 
-#: Those of the top label, which every certificate has; the others need votes of all classes.
-TOP_LABEL = tuple(name for name, metric in METRICS.items() if not metric.of_classes)
+
+def top_label() -> tuple[str, ...]:
+    """The names of those of the top label, which every certificate has; the others need votes of all classes."""
+    return tuple(name for name, metric in METRICS.items() if not metric.of_classes)
 
 
 def metric_of(name: Any) -> Metric:

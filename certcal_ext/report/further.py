@@ -80,16 +80,16 @@ def gather_further(
     Raises:
         ValueError: an argument is out of range.
     """
-    from certcal_ext.metrics.registry import TOP_LABEL
+    from certcal_ext.metrics.registry import top_label
     from certcal_ext.metrics.risk_coverage import certified_risk_coverage
 
     risk = delta if certificates.provenance.alpha is not None else None
     options = {"delta": risk, "clip": CLIP, "threshold": THRESHOLD, **binning}
-    certified = tuple(certificates.bound(name, chosen.radius, **options) for name in TOP_LABEL)
+    certified = tuple(certificates.bound(name, chosen.radius, **options) for name in top_label())
     everyone: tuple[MetricCurve, ...] = ()
     if len(chosen) < len(certificates):
         everyone = tuple(
-            certificates.bound(name, chosen.radius, scope="all", **options) for name in TOP_LABEL
+            certificates.bound(name, chosen.radius, scope="all", **options) for name in top_label()
         )
     point = chosen.confidence
     plain = None if point is None else certified_risk_coverage(chosen.correct, point, point)
