@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""The certified ECE as rows and columns of a mixed-integer program, and points that satisfy them.
+"""The certified ECE as a mixed-integer program, and bounds on it that rest on no solver.
 
 A *piece* is a place where a confidence can be: one bin within the interval of one sample, or the
-clean confidence of a sample that is not attacked. Each sample chooses one piece; everything else is
-linear. ``docs/milp.md`` writes the program down.
+clean confidence of a sample that is not attacked. A column is a piece, a side to which its bin is
+pushed, and a confidence there. ``docs/milp.md`` writes the program down and proves the bound.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-#: HiGHS's smallest permitted tolerance for rows, reduced costs and integrality.
-TOLERANCE = 1e-10
+#: More than what rounding of a difference of two numbers in [0, 1] can cost.
+_ROUNDING = 2.0**-51
 
-#: Coefficients that HiGHS may drop, with its option small_matrix_value at 1e-12, its least.
-_SMALL = 2e-12
+#: Pairs of samples whose order is given: rows for so many of each sample; for more, but not for
+#: many, where they are so near that tolerances would swap them.
+_FEW, _MANY, _NEAR = 4, 64, 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Problem:
     high: Floats
     edges: Floats
     left: bool
-    sizes: NDArray[np.int64] | None = None
+    sizes: Ints | None = None
     clean: Floats | None = None
     attacked: int | None = None
     rows: tuple[tuple[Floats, float, float], ...] = ()
@@ -68,15 +72,26 @@ class Problem:
         """Whether without its limits this is the problem that ``certified_ece`` solves."""
         return self.sizes is None and (self.attacked is not None or bool(self.rows))
 
-    def bin_of(self, confidence: Floats) -> NDArray[np.int64]:
+    @property
+    def rounding(self) -> float:
+        """By how much a linear constraint may be missed where no float64 confidences meet it."""
+        return self.right.size * 2.0**-50
+
+    def bin_of(self, confidence: Floats) -> Ints:
         """The bin with fixed edges in which each confidence lies."""
         side: Literal["left", "right"] = "right" if self.left else "left"
         return np.searchsorted(self.edges[1:-1], confidence, side).astype(np.int64)
 
-    def satisfied(self, confidence: Floats, slack: float = 0.0) -> bool:
-        """Whether the linear constraints hold."""
-        sums = ((float(row @ confidence), least, most) for row, least, most in self.rows)
-        return all(least - slack <= total <= most + slack for total, least, most in sums)
+    def missed(self, confidence: Floats) -> list[Fraction]:
+        """By how much each linear constraint is missed, exactly: 0 where it holds."""
+        z = [Fraction(x) for x in confidence.tolist()]
+        result = []
+        for row, least, most in self.rows:
+            total = sum((Fraction(w) * x for w, x in zip(row.tolist(), z, strict=True)), Fraction())
+            below = Fraction(least) - total if np.isfinite(least) else Fraction(-1)
+            above = total - Fraction(most) if np.isfinite(most) else Fraction(-1)
+            result.append(max(below, above, Fraction()))
+        return result
 
 
 @dataclass(frozen=True)
@@ -95,14 +110,20 @@ class Pieces:
         ceilings: (M - 1,) largest value of it.
     """
 
-    sample: NDArray[np.int64]
-    bin: NDArray[np.int64]
+    sample: Ints
+    bin: Ints
     low: Floats
     high: Floats
     right: Floats
     stays: Bools
     floors: Floats = field(default_factory=lambda: np.zeros(0))
     ceilings: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def largest(self, value: Floats) -> Ints:
+        """(N,) the piece of each sample with the largest value."""
+        order = np.lexsort((-value, self.sample))
+        first = np.r_[True, np.diff(self.sample[order]) != 0]
+        return order[first].astype(np.int64)
 
 
 def pieces_of(problem: Problem) -> Pieces:
@@ -137,224 +158,223 @@ def pieces_of(problem: Problem) -> Pieces:
         sample, at = np.r_[sample[kept], sample[own]], np.r_[at[kept], at[own]]
         stays = np.r_[stays[kept], extra]
         order = np.lexsort((stays, at, sample))
-        sample, at, low, high, stays = (
-            sample[order],
-            at[order],
-            low[order],
-            high[order],
-            stays[order],
-        )
+        sample, at, low, high, stays = (x[order] for x in (sample, at, low, high, stays))
     right = problem.right[sample].astype(np.float64)
     return Pieces(sample, at, low, high, right, stays, floors, ceilings)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A maximisation for HiGHS: bounds of columns, rows as (row, column, value), and its error.
+    """The maximum of cost @ x over lower <= x <= upper and rows; N times the ECE is never above it.
 
     Attributes:
-        columns: (lower, upper) of the columns: a (P), v (P), s (M), t (M), thresholds (M - 1 or
-            none).
-        integral: how many columns at the start are binary: all of a, or none where a maximum with
-            whole a exists anyway.
-        binary_signs: the columns of s, binary too.
-        objective: the columns of t, whose sum is N times the ECE.
+        piece: (C,) the piece of each of the first C columns, which are shares: one whole share a
+            sample. After them stand M columns that are 1 where a bin is pushed up, and M - 1
+            thresholds between groups, or none.
+        up: (C,) whether it belongs to the bin being pushed up, the sum of c - z being positive.
+        place: (C,) the confidence.
+        cost: of all columns.
+        columns: (lower, upper) of all columns; lower is at least 0.
         rows: (lower, upper) of the rows.
         entries: (row, column, value).
-        slack: how far the true maximum can be above HiGHS's dual bound, in units of N times the
-            ECE.
     """
 
+    piece: Ints
+    up: Bools
+    place: Floats
+    cost: Floats
     columns: tuple[Floats, Floats]
-    integral: int
-    binary_signs: slice
-    objective: slice
     rows: tuple[Floats, Floats]
-    entries: tuple[NDArray[np.int64], NDArray[np.int64], Floats]
-    slack: float
+    entries: tuple[Ints, Ints, Floats]
 
     def lp(self, highspy: Any) -> Any:
-        """The program as HiGHS takes it."""
+        """The program without its whole numbers, as HiGHS takes it."""
         row, column, value = self.entries
         order = np.lexsort((row, column))
-        count = self.columns[0].size
         lp = highspy.HighsLp()
-        lp.num_col_, lp.num_row_ = count, self.rows[0].size
+        lp.num_col_, lp.num_row_ = self.cost.size, self.rows[0].size
         lp.sense_ = highspy.ObjSense.kMaximize
-        cost = np.zeros(count)
-        cost[self.objective] = 1.0
-        lp.col_cost_ = cost
+        lp.col_cost_ = self.cost
         lp.col_lower_, lp.col_upper_ = self.columns
         lp.row_lower_, lp.row_upper_ = self.rows
         lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-        starts = np.r_[0, np.cumsum(np.bincount(column, minlength=count))]
+        starts = np.r_[0, np.cumsum(np.bincount(column, minlength=self.cost.size))]
         lp.a_matrix_.start_ = starts.astype(np.int32)
         lp.a_matrix_.index_ = row[order].astype(np.int32)
         lp.a_matrix_.value_ = value[order]
-        kinds = [highspy.HighsVarType.kContinuous] * count
-        kinds[: self.integral] = [highspy.HighsVarType.kInteger] * self.integral
-        signs = range(count)[self.binary_signs]
-        kinds[self.binary_signs] = [highspy.HighsVarType.kInteger] * len(signs)
-        lp.integrality_ = kinds
         return lp
 
+    def proved(self, prices: Floats, upper: Floats) -> float:
+        """A bound on the maximum with ``upper``, for any prices of the rows; not below by rounding.
 
-def sums(index: NDArray[np.int64], values: Floats, size: int) -> Floats:
+        Neumaier and Shcherbina (2004): cost @ x = (cost - A'y) @ x + y @ (A x), and each column and
+        each row lies between its ends, whatever y is. The prices decide how good the bound is.
+        """
+        row, column, value = self.entries
+        least, most = self.rows
+        useless = (prices > 0) & np.isinf(most) | (prices < 0) & np.isinf(least)
+        y = np.where(useless, 0.0, prices)
+        side = np.where(y > 0, most, np.where(y < 0, least, 0.0))
+        with np.errstate(all="ignore"):
+            product = value * y[row]
+            size = np.abs(self.cost) + np.bincount(column, np.abs(product), self.cost.size)
+            reduced = self.cost - np.bincount(column, product, self.cost.size)
+            # A sum of k products is off by at most k + 1 units of rounding of their sizes.
+            entries = np.bincount(column, minlength=self.cost.size)
+            reduced += (entries + 4) * 2.0**-52 * size
+            # No column is below 0, so that a larger reduced cost never gives less.
+            ends = np.maximum(reduced * self.columns[0], reduced * upper)
+            terms = np.concatenate([y * side, ends])
+            total = float(np.abs(terms).sum())
+        if not np.isfinite(total):
+            return math.inf
+        return math.fsum(terms) + 2.0**-50 * total + 1e-300
+
+
+def sums(index: Ints, values: Floats, size: int) -> Floats:
     """The sum of the values of each index."""
     return np.bincount(index, values, size).astype(np.float64)
 
 
 class _Rows:
-    """Rows as they are added; small entries that HiGHS may drop loosen their row instead."""
+    """Rows as they are added."""
 
     def __init__(self) -> None:
-        self.entries: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = []
+        self.entries: list[tuple[Ints, Ints, Floats]] = []
         self.lower: list[Floats] = []
         self.upper: list[Floats] = []
         self.count = 0
 
     def add(
-        self, lower: Floats, upper: Floats, *entries: tuple[NDArray[np.int64], Any, Floats]
+        self, lower: Floats, upper: Floats, *entries: tuple[Ints, Ints, Floats | float]
     ) -> None:
-        """Adds rows numbered from 0; the columns of an entry have a range of at most 1."""
-        lost = np.zeros(lower.size)
+        """Adds rows numbered from 0."""
         for row, column, value in entries:
-            small = np.abs(value) <= _SMALL
-            lost += np.bincount(row[small], np.abs(value[small]), lower.size)
-            self.entries.append((row[~small] + self.count, column[~small], value[~small]))
-        self.lower.append(lower - lost)
-        self.upper.append(upper + lost)
+            values = np.broadcast_to(np.asarray(value, np.float64), row.shape)
+            self.entries.append((row + self.count, column, values))
+        self.lower.append(lower)
+        self.upper.append(upper)
         self.count += lower.size
 
 
 def program_of(problem: Problem, pieces: Pieces) -> Program:
     """The program of ``docs/milp.md``."""
     count, samples, bins = pieces.sample.size, problem.right.size, problem.bins
-    # A tiny span is widened, since HiGHS would drop it as a coefficient and fix v at 0.
-    span = pieces.high - pieces.low
-    span = np.where((span > 0) & (span <= _SMALL), 2 * _SMALL, span)
-    most, least = pieces.right - pieces.low, pieces.low + span - pieces.right
-    largest, largest_negative = _extremes(problem, pieces, most), _extremes(problem, pieces, least)
-    big_plus, big_minus = (
-        np.where(x > 0, np.maximum(2 * x, 1e-9), 0.0) for x in (largest_negative, largest)
-    )
-    ceiling = np.maximum(np.maximum(largest, largest_negative), 0)
-
-    piece, bin_ = np.arange(count), np.arange(bins)
-    a, v, s, t = piece, count + piece, 2 * count + bin_, 2 * count + bins + bin_
-    thresholds = 2 * count + 2 * bins + np.arange(pieces.floors.size)
-    infinite = np.full(max(count, bins), np.inf)
-    one, ones = np.ones(count), np.ones(bins)
+    every = np.arange(count)
+    if problem.coupled:
+        # A confidence in a piece is a mean of the piece's ends.
+        wide = np.flatnonzero(pieces.low < pieces.high)
+        one_side, place = np.r_[every, wide], np.r_[pieces.low, pieces.high[wide]]
+        piece, place = np.r_[one_side, one_side], np.r_[place, place]
+        up = np.arange(piece.size) < one_side.size
+    else:
+        piece, up = np.r_[every, every], np.arange(2 * count) < count
+        place = np.where(up, pieces.low[piece], pieces.high[piece])
+    shares, bin_ = np.arange(piece.size), np.arange(bins)
+    signs = shares.size + bin_
     rows = _Rows()
-    rows.add(-infinite[:count], np.zeros(count), (piece, v, one), (piece, a, -span))
-    rows.add(np.ones(samples), np.ones(samples), (pieces.sample, a, one))
-    for sign, big, top in ((1.0, big_plus, big_plus), (-1.0, -big_minus, np.zeros(bins))):
-        # t - E + K s <= K and t + E - L s <= 0
+    rows.add(np.ones(samples), np.ones(samples), (pieces.sample[piece], shares, 1.0))
+    # Shares of a bin that is pushed up need its sign at 1, others at 0.
+    for side, sign, most in ((up, -1.0, 0.0), (~up, 1.0, 1.0)):
         rows.add(
-            -infinite[:bins],
-            top,
-            (pieces.bin, a, -sign * most),
-            (pieces.bin, v, sign * one),
-            (bin_, t, ones),
-            (bin_, s, big),
+            np.full(count, -np.inf),
+            np.full(count, most),
+            (piece[side], shares[side], 1.0),
+            (every, signs[pieces.bin], sign),
+        )
+    if problem.attacked:
+        stay = np.flatnonzero(pieces.stays[piece])
+        unmoved = np.array([samples - problem.attacked], np.float64)
+        rows.add(unmoved, np.array([np.inf]), (np.zeros_like(stay), stay, 1.0))
+    for coefficients, at_least, at_most in problem.rows:
+        value = coefficients[pieces.sample[piece]] * place
+        rows.add(
+            np.array([at_least - problem.rounding]),
+            np.array([at_most + problem.rounding]),
+            (np.zeros_like(shares), shares, value),
         )
     if problem.sizes is not None:
-        _add_groups(rows, problem.sizes, pieces, thresholds)
-    if problem.attacked:
-        stay = np.flatnonzero(pieces.stays)
-        unmoved = np.array([samples - problem.attacked], np.float64)
-        rows.add(unmoved, np.array([np.inf]), (np.zeros_like(stay), stay, np.ones(stay.size)))
-    for coefficients, at_least, at_most in problem.rows:
-        weight = coefficients[pieces.sample]
-        # What rounding of the products and of the sum can cost.
-        margin = 1e-15 * samples
-        rows.add(
-            np.array([at_least - margin]),
-            np.array([at_most + margin]),
-            (np.zeros(count, np.int64), a, weight * pieces.low),
-            (np.zeros(count, np.int64), v, weight),
-        )
-    lower = np.concatenate([np.zeros(2 * count + 2 * bins), pieces.floors])
-    upper = np.concatenate([one, span, ones, ceiling, pieces.ceilings])
-    row, column, value = (np.concatenate(part) for part in zip(*rows.entries, strict=True))
-    # For fixed s, each a is in one row "one piece a sample" and at most in the row of the attacked:
-    # a totally unimodular matrix, whose vertices are whole. So branching on the M signs is enough,
-    # and much quicker. The problem that the recursion solves keeps its binaries, as its referee
-    # should.
-    whole = problem.attacked is not None and not problem.coupled
-    # Any prices y give the valid bound y'b + sum_j max over the range of column j of (cost - A'y)_j
-    # x_j, and HiGHS's own differs from it by at most its tolerance on a reduced cost times the
-    # range of each column.
+        _add_groups(rows, problem, pieces, piece, place)
+    right = pieces.right[piece]
+    gain = np.where(up, right - place, place - right)
+    # Rounded up where it is not exact: a right sample's 1 - z is, where it leads back to z.
+    gain = np.where((right == 0) | (1.0 - np.abs(gain) == place), gain, np.nextafter(gain, np.inf))
+    thresholds = pieces.floors.size
+    lower = np.concatenate([np.zeros(shares.size + bins), pieces.floors])
+    upper = np.concatenate([np.ones(shares.size + bins), pieces.ceilings])
+    row, column, values = (np.concatenate(part) for part in zip(*rows.entries, strict=True))
     return Program(
+        piece=piece,
+        up=up,
+        place=place,
+        cost=np.concatenate([gain, np.zeros(bins + thresholds)]),
         columns=(lower, upper),
-        integral=0 if whole else count,
-        binary_signs=slice(2 * count, 2 * count + bins),
-        objective=slice(2 * count + bins, 2 * count + 2 * bins),
         rows=(np.concatenate(rows.lower), np.concatenate(rows.upper)),
-        entries=(row, column, value),
-        slack=TOLERANCE * float((upper - lower).sum()),
+        entries=(row, column, values),
     )
 
 
-def _extremes(problem: Problem, pieces: Pieces, gain: Floats) -> Floats:
-    """(M,) the largest sum of gains of the samples in a bin.
-
-    A sample that must be in the bin counts whatever its sign, another one only where it helps.
-    """
-    if problem.sizes is not None:
-        return np.array(
-            [
-                np.sort(gain[(pieces.bin == m) & _roomiest(pieces)])[::-1][:size].sum()
-                for m, size in enumerate(problem.sizes)
-            ]
-        )
-    starts = np.flatnonzero(np.r_[True, pieces.sample[1:] != pieces.sample[:-1]])
-    only = np.minimum.reduceat(pieces.bin, starts) == np.maximum.reduceat(pieces.bin, starts)
-    counted = np.where(only[pieces.sample], gain, np.maximum(gain, 0))
-    return sums(pieces.bin, np.where(_roomiest(pieces), counted, 0.0), problem.bins)
-
-
-def _roomiest(pieces: Pieces) -> Bools:
-    """One piece a sample and bin: the attacked one, which holds the clean confidence too."""
-    same = (pieces.sample[1:] == pieces.sample[:-1]) & (pieces.bin[1:] == pieces.bin[:-1])
-    return np.concatenate([[True], ~same])
-
-
-def _add_groups(
-    rows: _Rows, sizes: NDArray[np.int64], pieces: Pieces, columns: NDArray[np.int64]
-) -> None:
-    """Sizes of the groups, and each confidence on its side of each threshold."""
-    count = pieces.sample.size
-    a, v = np.arange(count), count + np.arange(count)
-    rows.add(sizes.astype(np.float64), sizes.astype(np.float64), (pieces.bin, a, np.ones(count)))
-    for m, threshold in enumerate(columns):
+def _add_groups(rows: _Rows, problem: Problem, pieces: Pieces, piece: Ints, place: Floats) -> None:
+    """Sizes of the groups, each confidence on its side of each threshold, and known orders."""
+    assert problem.sizes is not None
+    shares, group, sample = np.arange(piece.size), pieces.bin[piece], pieces.sample[piece]
+    size = problem.sizes.astype(np.float64)
+    rows.add(size, size, (group, shares, 1.0))
+    thresholds = piece.size + problem.bins + np.arange(pieces.floors.size)
+    before, after = _known_orders(problem)
+    for m, threshold in enumerate(thresholds):
         floor, ceiling = pieces.floors[m], pieces.ceilings[m]
-        # With A the sum of a over the groups up to m and z' the confidence where A = 1 (else 0): z'
-        # <= e - floor (1 - A). Above m, z'' >= e - ceiling (1 - A'').
-        for inside, bound, above in (
-            (pieces.bin <= m, floor, False),
-            (pieces.bin > m, ceiling, True),
-        ):
-            matters = inside & ((pieces.low < ceiling) if above else (pieces.high > floor))
-            members = np.unique(pieces.sample[matters])
+        # With A the shares up to group m and z' the part of the confidence that lies there: z' <= e
+        # - floor (1 - A). Above m, z'' >= e - ceiling (1 - A'').
+        for inside, bound, sign in ((group <= m, floor, 1.0), (group > m, ceiling, -1.0)):
+            matters = inside & (sign * (place - bound) > 0)
+            members = np.unique(sample[matters])
             if not members.size:
                 continue
-            mine = np.flatnonzero(inside & np.isin(pieces.sample, members))
-            row = np.searchsorted(members, pieces.sample[mine])
-            free, fixed = np.full(members.size, np.inf), np.full(members.size, -bound)
+            mine = np.flatnonzero(inside & np.isin(sample, members))
             rows.add(
-                fixed if above else -free,
-                free if above else fixed,
-                (row, a[mine], pieces.low[mine] - bound),
-                (row, v[mine], np.ones(mine.size)),
+                np.full(members.size, -np.inf),
+                np.full(members.size, -sign * bound + _ROUNDING),
                 (
-                    np.arange(members.size),
-                    np.full(members.size, threshold),
-                    np.full(members.size, -1.0),
+                    np.searchsorted(members, sample[mine]),
+                    shares[mine],
+                    sign * (place[mine] - bound),
                 ),
+                (np.arange(members.size), np.full(members.size, threshold), -sign),
             )
-    for lower, upper in itertools.pairwise(columns):
-        one, zero = np.ones(1), np.zeros(1, np.int64)
+        # Whoever is always after another one is up to group m only if that one is.
+        under = np.flatnonzero(group <= m)
+        under = under[np.argsort(sample[under], kind="stable")]
+        entries = []
+        for who, sign in ((after, 1.0), (before, -1.0)):
+            first = np.searchsorted(sample[under], who, "left")
+            each = np.searchsorted(sample[under], who, "right") - first
+            pair = np.repeat(np.arange(who.size), each)
+            at = np.arange(pair.size) + np.repeat(first - (np.cumsum(each) - each), each)
+            entries.append((pair, under[at], sign))
+        rows.add(np.full(before.size, -np.inf), np.zeros(before.size), *entries)
+    for below, above in itertools.pairwise(thresholds):
+        zero = np.zeros(1, np.int64)
         rows.add(
-            np.zeros(1), np.full(1, np.inf), (zero, upper[None], one), (zero, lower[None], -one)
+            np.zeros(1), np.full(1, np.inf), (zero, above[None], 1.0), (zero, below[None], -1.0)
         )
+
+
+def _known_orders(problem: Problem) -> tuple[Ints, Ints]:
+    """Pairs (before, after) with u[before] < l[after], without those that follow from others.
+
+    For each sample the nearest few, and more where a solver's tolerance would not tell them apart.
+    Leaving one out only loosens the bound.
+    """
+    low, high = problem.low, problem.high
+    by_high = np.argsort(high, kind="stable")
+    last = np.searchsorted(high[by_high], low, "left")
+    # The largest lower end of those that are before: what ends below it follows.
+    reach = np.r_[-1.0, np.maximum.accumulate(low[by_high])][last]
+    first = np.searchsorted(high[by_high], reach, "left")
+    near = np.searchsorted(high[by_high], low - _NEAR, "left")
+    first = np.maximum(first, np.maximum(np.minimum(near, last - _FEW), last - _MANY))
+    each = last - first
+    after = np.repeat(np.arange(low.size), each)
+    at = np.arange(after.size) + np.repeat(first - (np.cumsum(each) - each), each)
+    return by_high[at].astype(np.int64), after.astype(np.int64)

@@ -9,6 +9,7 @@ constraints.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext._rounding import rounded_down, rounded_up
 from certcal_ext.metrics.brier_ece import certified_ece
-from certcal_ext.milp.points import Point, found_point, plain_points, recursion_points
-from certcal_ext.milp.program import Problem, pieces_of, program_of
-from certcal_ext.milp.solver import (
-    TIMED_OUT,
-    Lines,
-    Outcome,
-    Watch,
-    import_highspy,
-    maximise,
-)
+from certcal_ext.milp.points import plain_points, recursion_points
+from certcal_ext.milp.program import Problem, pieces_of
+from certcal_ext.milp.relaxation import import_highspy
+from certcal_ext.milp.search import Search
+from certcal_ext.milp.solver import Lines, Watch, watched
 
 __all__ = ["CertifiedEceMilp", "LinearConstraint", "certified_ece_milp"]
+
+OPTIMAL, NOT_REACHED = "Optimal", "Upper bound"
+TIMED_OUT, INTERRUPTED = "Time limit reached", "Interrupted by user"
+
+#: How far bound and best point may be apart where the result is called optimal.
+_AGREE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -169,52 +172,43 @@ def certified_ece_milp(
     report = _reporter(progress)
     highspy = import_highspy()
 
-    samples, deadline = problem.right.size, started + limit
     ceiling = _simple_bound(problem)
     pieces = pieces_of(problem)
-    points = plain_points(problem, pieces)
+    points = plain_points(problem)
     if warm_start:
         points += recursion_points(problem, pieces)
-    best = max(points, key=lambda point: point.total, default=None)
-    outcome, slack = Outcome(np.inf, None, TIMED_OUT), 0.0
-    if time.perf_counter() < deadline:
-        program = program_of(problem, pieces)
-        slack = program.slack
-        start = best.columns(problem, pieces, program) if best and warm_start else None
-        watch = None if report is None else _per_sample(report, samples, slack, ceiling, best)
-        outcome = maximise(highspy, program, start, deadline, watch)
-    if outcome.infeasible:
-        if problem.rows and best is None:
+    best = max(points, key=lambda point: point.rank, default=None)
+    stop = threading.Event()
+
+    def over() -> bool:
+        return stop.is_set() or time.perf_counter() >= started + limit
+
+    bound, status = ceiling, TIMED_OUT
+    if not over():
+        search = Search(problem, pieces, highspy, over, ceiling, best)
+        watch = None if report is None else _per_sample(report, problem.right.size, ceiling)
+        interrupted = watched(search.run, stop, watch)
+        best = search.best
+        if search.bound < 0 and best is None:
             raise ValueError("constraints: expected some that confidences can satisfy, got none")
-        raise RuntimeError("HiGHS found no solution where there is one")
-    if outcome.columns is not None:
-        found = found_point(problem, pieces, outcome.columns)
-        if found is not None and (best is None or found.total > best.total):
-            best = found
-    bound = _certificate(outcome.bound + slack, samples, ceiling, best)
+        # One float up for the division.
+        bound = min(ceiling, float(np.nextafter(search.bound / problem.right.size, 2.0)))
+        status = INTERRUPTED if interrupted else TIMED_OUT
+        if search.finished:
+            status = OPTIMAL
+    incumbent = 0.0 if best is None else rounded_down(best.exact)
+    if best is not None:
+        bound = min(1.0, max(bound, rounded_up(best.exact)))
+    if status == OPTIMAL and not bound - incumbent <= _AGREE:
+        status = NOT_REACHED
     return CertifiedEceMilp(
         bound=bound,
-        incumbent=0.0 if best is None else min(best.total / samples, bound),
-        optimal=outcome.optimal,
-        status=outcome.status,
+        incumbent=incumbent,
+        optimal=status == OPTIMAL,
+        status=status,
         seconds=time.perf_counter() - started,
-        worst_confidence=None if best is None else best.inside_bins(problem, pieces),
+        worst_confidence=None if best is None else best.inside_bins(),
     )
-
-
-def _certificate(proved: float, samples: int, ceiling: float, best: Point | None) -> float:
-    """The smaller of two bounds on the ECE, each valid by itself."""
-    if np.isfinite(proved):
-        # HiGHS versions are known that report a wrong bound when presolve alone solves a
-        # maximisation.
-        if best is not None and best.total > proved + 1e-6 * samples:
-            raise RuntimeError(
-                f"HiGHS claims that no ECE is above {proved / samples}, but "
-                f"{best.total / samples} is reached; is highspy up to date?"
-            )
-        # One float up for the division.
-        return min(ceiling, float(np.nextafter(proved / samples, 2.0)))
-    return ceiling
 
 
 def _simple_bound(problem: Problem) -> float:
@@ -232,14 +226,10 @@ def _simple_bound(problem: Problem) -> float:
     return min(alone, certified_ece(right, low, high, edges=problem.edges, closed=closed).value)
 
 
-def _per_sample(
-    report: Watch, samples: int, slack: float, ceiling: float, best: Point | None
-) -> Watch:
-    least = 0.0 if best is None else best.total / samples
-
+def _per_sample(report: Watch, samples: int, ceiling: float) -> Watch:
     def watch(bound: float, incumbent: float, seconds: float) -> None:
-        shown = min(ceiling, (bound + slack) / samples)
-        report(shown, min(shown, max(least, incumbent / samples)), seconds)
+        shown = min(ceiling, float(np.nextafter(bound / samples, 2.0)))
+        report(shown, min(shown, incumbent / samples), seconds)
 
     return watch
 
