@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from certcal_ext.metrics.brier_ece import certified_ece
-from certcal_ext.milp.program import Bools, Floats, Ints, Pieces, Problem, sums
+from certcal_ext.milp.problem import Bools, Floats, Ints, Pieces, Problem, sums
 
 #: How often a point is moved back to its linear constraints before it is given up.
 _MOVES = 4
@@ -217,25 +217,28 @@ def met(problem: Problem, pieces: Pieces, index: Ints, confidence: Floats) -> Po
         low[beyond] = np.nextafter(low[beyond], 2.0)
     z = np.clip(confidence, low, high)
     weights = np.array([row for row, _, _ in problem.rows])
+    # Constraints that have been missed so far: the others take no part.
+    active = np.zeros(weights.shape[0], np.bool_)
     for _ in range(_MOVES):
-        missed = problem.missed(z)
-        if not any(missed):
+        missed = np.array([bool(x) for x in problem.missed(z)])
+        if not missed.any():
             break
+        active |= missed
         total = weights @ z
         # Into the range that is allowed, clear of its ends by more than rounding where there is room.
         wanted = np.empty_like(total)
         for k, (_, least, most) in enumerate(problem.rows):
             margin = min(problem.rounding, (most - least) / 2)
             wanted[k] = np.clip(total[k], least + margin, most - margin)
-        z = _moved(weights, wanted - total, z, low, high)
-    missed = problem.missed(z)
-    if max(missed) > problem.rounding:
+        z = _moved(weights[active], (wanted - total)[active], z, low, high)
+    left = problem.missed(z)
+    if max(left) > problem.rounding:
         return None
     if problem.sizes is not None:
         order = np.lexsort((z, at))
         if (np.diff(z[order]) < 0).any():
             return None
-    return Point(problem, at, z, not any(missed))
+    return Point(problem, at, z, not any(left))
 
 
 def _moved(weights: Floats, by: Floats, z: Floats, low: Floats, high: Floats) -> Floats:

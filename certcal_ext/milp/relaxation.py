@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from certcal_ext.milp.program import Bools, Floats, Program
+from certcal_ext.milp.problem import Bools, Floats
+from certcal_ext.milp.program import Program
 
 #: HiGHS's smallest permitted tolerance for rows and reduced costs.
 _TOLERANCE = 1e-10
 
 #: By how much the prices of rows that contradict each other are multiplied.
-_FARKAS = (1.0, 1e3, 1e6, 1e9)
+_FARKAS = (1.0, 1e3, 1e6, 1e9, 1e12)
+
+#: A relaxation that HiGHS fails on is split further, without prices; not so if it always fails.
+_FAILURES = 100
 
 #: HiGHS's callback for stopping is asked at each iteration; it looks at the clock so often.
 _EVERY = 16
@@ -53,15 +57,15 @@ class Relaxation:
             ("output_flag", False),
             ("presolve", "off"),
             ("solver", "simplex"),
-            ("threads", 1),
             ("primal_feasibility_tolerance", _TOLERANCE),
             ("dual_feasibility_tolerance", _TOLERANCE),
             ("small_matrix_value", 1e-12),
+            ("simplex_scale_strategy", 0),
         ):
             self._solver.setOptionValue(name, value)
         if self._solver.passModel(program.lp(highspy)) == highspy.HighsStatus.kError:
             raise RuntimeError("HiGHS refused the program")
-        self._asked = 0
+        self._asked = self._failures = 0
         self._stopped = False
         self._solver.setCallback(self._look, None)
         self._solver.startCallback(highspy.cb.HighsCallbackType.kCallbackSimplexInterrupt)
@@ -79,6 +83,7 @@ class Relaxation:
 
         Raises:
             Stopped: ``over`` said so.
+            RuntimeError: HiGHS has failed again and again.
         """
         program, solver, kinds = self._program, self._solver, self._highspy.HighsModelStatus
         upper = program.columns[1].copy()
@@ -88,10 +93,13 @@ class Relaxation:
         solver.changeColsBounds(closed.size, columns, lower, upper[: closed.size])
         if self._over():
             raise Stopped
-        solver.run()
+        failed = solver.run() == self._highspy.HighsStatus.kError
         if self._stopped:
             raise Stopped
         status = solver.getModelStatus()
+        self._failures = self._failures + 1 if failed else 0
+        if self._failures > _FAILURES:
+            raise RuntimeError(f"HiGHS stopped: {solver.modelStatusToString(status)}")
         solution = solver.getSolution()
         prices = np.asarray(solution.row_dual, np.float64)
         bound = program.proved(np.zeros(program.rows[0].size), upper)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from certcal_ext.milp.points import Point, grouped, met, most_moved, searched
-from certcal_ext.milp.program import Bools, Floats, Ints, Pieces, Problem, program_of, sums
+from certcal_ext.milp.problem import Bools, Floats, Ints, Pieces, Problem, sums
+from certcal_ext.milp.program import program_of
 from certcal_ext.milp.relaxation import Relaxation, Stopped
 
 #: A part of the tree is closed where no ECE is above the best one by more than this.
@@ -51,7 +52,8 @@ class Search:
         self._tried: set[bytes] = set()
         #: The largest bound of a closed part, and of one that nothing is left to branch on in.
         self._closed = self._stuck = -np.inf
-        self._open: list[tuple[float, int, Bools]] = []
+        #: The closed shares of each open part are packed, since there can be many.
+        self._open: list[tuple[float, int, bytes]] = []
         everything = np.zeros(self._shares, np.bool_)
         self._push(float(np.nextafter(ceiling * problem.right.size, np.inf)), everything)
 
@@ -71,8 +73,10 @@ class Search:
         ``watch`` is called with the bound and the best value after each relaxation.
         """
         while self._open:
-            negative, _, closed = heapq.heappop(self._open)
+            negative, _, packed = heapq.heappop(self._open)
             ceiling = -negative
+            bits = np.frombuffer(packed, np.uint8)
+            closed = np.unpackbits(bits, count=self._shares).astype(np.bool_)
             try:
                 if not self._done(ceiling):
                     proved, solution = self.relaxation.solve(closed)
@@ -94,7 +98,7 @@ class Search:
             watch(self.bound, 0.0 if self.best is None else self.best.total)
 
     def _push(self, ceiling: float, closed: Bools) -> None:
-        heapq.heappush(self._open, (-ceiling, next(self._number), closed))
+        heapq.heappush(self._open, (-ceiling, next(self._number), np.packbits(closed).tobytes()))
 
     def _done(self, ceiling: float) -> bool:
         best = -np.inf if self.best is None else self.best.total
