@@ -13,7 +13,10 @@ from certcal_ext.metrics.brier_ece import certified_ece
 from certcal_ext.milp.problem import Bools, Floats, Ints, Pieces, Problem, sums
 
 #: How often a point is moved back to its linear constraints before it is given up.
-_MOVES = 4
+_MOVES = 6
+
+#: How far inside a constraint a point is moved, in units of what rounding may cost.
+_CLEAR = 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def placed(problem: Problem, confidence: Floats, moved: Bools) -> Point | None:
     """Given confidences; None where limits forbid them. Ties of groups are broken by index."""
     if problem.attacked is not None and int(moved.sum()) > problem.attacked:
         return None
-    missed = max(problem.missed(confidence), default=Fraction())
+    missed = max((abs(by) for by in problem.missed(confidence)), default=Fraction())
     if missed > problem.rounding:
         return None
     if problem.sizes is None:
@@ -219,20 +222,20 @@ def met(problem: Problem, pieces: Pieces, index: Ints, confidence: Floats) -> Po
     weights = np.array([row for row, _, _ in problem.rows])
     # Constraints that have been missed so far: the others take no part.
     active = np.zeros(weights.shape[0], np.bool_)
-    for _ in range(_MOVES):
-        missed = np.array([bool(x) for x in problem.missed(z)])
-        if not missed.any():
-            break
-        active |= missed
-        total = weights @ z
-        # Into the range that is allowed, clear of its ends by more than rounding where there is room.
-        wanted = np.empty_like(total)
-        for k, (_, least, most) in enumerate(problem.rows):
-            margin = min(problem.rounding, (most - least) / 2)
-            wanted[k] = np.clip(total[k], least + margin, most - margin)
-        z = _moved(weights[active], (wanted - total)[active], z, low, high)
     left = problem.missed(z)
-    if max(left) > problem.rounding:
+    for _ in range(_MOVES):
+        if not any(left):
+            break
+        # Into the range that is allowed, clear of its end by more than rounding if there is room.
+        by = np.zeros(len(left))
+        for k, (_, least, most) in enumerate(problem.rows):
+            if left[k]:
+                active[k] = True
+                margin = min(_CLEAR * problem.rounding, (most - least) / 2)
+                by[k] = float(left[k]) + (margin if left[k] > 0 else -margin)
+        z = _moved(weights[active], by[active], z, low, high)
+        left = problem.missed(z)
+    if max(abs(by) for by in left) > problem.rounding:
         return None
     if problem.sizes is not None:
         order = np.lexsort((z, at))

@@ -73,14 +73,15 @@ class Problem:
         return np.searchsorted(self.edges[1:-1], confidence, side).astype(np.int64)
 
     def missed(self, confidence: Floats) -> list[Fraction]:
-        """By how much each linear constraint is missed, exactly: 0 where it holds."""
+        """By how much each weighted sum has to change, exactly: 0 where its constraint holds."""
         z = [Fraction(x) for x in confidence.tolist()]
         result = []
         for row, least, most in self.rows:
             total = sum((Fraction(w) * x for w, x in zip(row.tolist(), z, strict=True)), Fraction())
-            below = Fraction(least) - total if np.isfinite(least) else Fraction(-1)
-            above = total - Fraction(most) if np.isfinite(most) else Fraction(-1)
-            result.append(max(below, above, Fraction()))
+            if total < least:
+                result.append(Fraction(least) - total)
+            else:
+                result.append(Fraction(most) - total if total > most else Fraction())
         return result
 
 
