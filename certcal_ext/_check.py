@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -213,3 +214,21 @@ def radii(name: str, value: Any) -> NDArray[np.float64]:
             f"{name}: expected finite radii of at least 0, got {result[at]} at position {at}"
         )
     return result
+
+
+def options(function: str, given: Mapping[str, Any], known: type) -> None:
+    """Options that a function takes by name.
+
+    Args:
+        function: its name.
+        given: what came.
+        known: the ``TypedDict`` that names them.
+
+    Raises:
+        TypeError: one that it does not have.
+    """
+    for name in given:
+        if name not in known.__annotations__:
+            raise TypeError(
+                f"{name}: {function} has no such option; expected some of {', '.join(known.__annotations__)}"
+            )

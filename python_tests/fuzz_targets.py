@@ -310,7 +310,7 @@ def _read_config(path: Path) -> None:
     from certcal_ext.cli._config import read_options
 
     wanted = {"sigma": float, "n": int, "radii": str, "out": Path, "metric": list[str]}
-    read_options(path, "bound", {**wanted, "joint": str, "json": bool})
+    read_options(path, "bound", {**wanted, "joint": str, "json": bool}, {"bound", "certify"})
 
 
 def _read_plan(path: Path) -> None:

@@ -31,6 +31,20 @@ class Linear2(torch.nn.Module):
         return result
 
 
+class LowBits(torch.nn.Module):
+    """Two classes; class 1 where some negative pixel is no multiple of 2^-24.
+
+    Where a pixel of 1/2 becomes negative, the noise is at least 1/2 in size, so in float32 both are multiples of 2^-24,
+    and so is their sum. A pixel that is 2^-25 less gives itself away.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scaled = x.flatten(1) * 2.0**24  # exact
+        odd = ((scaled < 0) & (scaled != scaled.round())).any(1)
+        margin = torch.where(odd, 4.0, -4.0).to(x.dtype)
+        return torch.stack([-margin, margin], dim=1)
+
+
 def mlp(inputs: int, classes: int, seed: int, hidden: int = 32) -> torch.nn.Sequential:
     """A fixed random multilayer perceptron."""
     with torch.random.fork_rng():

@@ -315,3 +315,13 @@ def test_levels_too_small_to_evaluate_loosen_and_never_tighten() -> None:
     assert kept.classwise(0.1, delta=2e-13).method[0] == "binomial"
     with pytest.raises(ValueError, match="delta: expected one that leaves"):
         kept.classwise(0.1, delta=2e-13, joint="union")
+
+
+def test_a_clip_costs_the_sure_and_right_too() -> None:
+    """Every row right with all of its votes: a model that clips at 0.01 still loses -log 0.99 on each."""
+    rows = np.zeros(2000, np.int64)
+    made = cc.Certificates.from_votes(rows + 100_000, 100_000, rows, rows, 0.25)
+    curve = made.bound("log_loss", 0.0, delta=1e-3, clip=0.01, population=True)
+    for value in (curve.plain, curve.worst, curve.joint, curve.population):
+        assert value[0] >= -np.log(0.99)
+    assert curve.worst[0] == pytest.approx(-np.log(0.99), abs=1e-9)

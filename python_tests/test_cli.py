@@ -290,7 +290,7 @@ def test_certify_writes_certificates_and_report(work: Path) -> None:
     assert stored.provenance.n == 500
     assert "certcal certify --model cli_nets:Net" in Path("page.html").read_text()
     assert "12 images x 520 draws = 6,240 forward passes on cpu" in result.stderr
-    assert "no radius beyond" in result.stderr
+    assert "votes for one class would certify radius" in result.stderr
     assert "accuracy on 12 clean images: 100.0%" in result.stderr
     assert "near chance" not in result.stderr
     assert "certifying: 100 % of 6,240 draws" in result.stderr

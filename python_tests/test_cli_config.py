@@ -151,7 +151,7 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
     wanted = {"a": int, "b": float, "radii": str, "d": Path, "e": list[Path], "f": bool}
     refused, found = "", {}
     try:
-        found = _config.read_options(path, "bound", wanted)
+        found = _config.read_options(path, "bound", wanted, SUBCOMMANDS)
     except ValueError as error:
         refused = str(error)
     assert refused.startswith("--config: ") or found.keys() <= wanted.keys()

@@ -728,7 +728,9 @@ def test_report() -> None:
     assert report.after.certified_ece == cc.certified_ece(held[0], *image, bins=10).value
     assert report.after.certified_auroc == certified_auroc(held[0], *image)
     assert report.after.brier == cc.brier(held[0], fit(held[3]))
-    assert report.after.skill == 1 - report.after.certified_brier / report.constant_brier
+    assert report.after.skill == pytest.approx(
+        1 - report.after.certified_brier / report.constant_brier, abs=1e-12
+    )
     assert report.constant_brier == pytest.approx(held[0].mean() * (1 - held[0].mean()))
     assert json.loads(json.dumps(report.to_dict()))["after"]["auroc"] == report.after.auroc
     same = recalibration_report(IdentityMap(), *held, bins=10)

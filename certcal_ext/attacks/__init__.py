@@ -9,14 +9,9 @@ except ImportError as error:  # pragma: no cover
     raise ImportError('attacks need torch: pip install "certcal_ext[torch]"') from error
 
 from certcal_ext.attacks.base import Attack, GradientAttack
+from certcal_ext.attacks.bound_report import BoundReport, BoundRow, BoundViolation, Outside
 from certcal_ext.attacks.cce_guided import CceGuidedAttack
-from certcal_ext.attacks.compare import (
-    BoundReport,
-    BoundRow,
-    BoundViolation,
-    Outside,
-    compare_with_bound,
-)
+from certcal_ext.attacks.compare import compare_with_bound
 from certcal_ext.attacks.gradient_attacks import AceAttack, BrierAttack, DeceAttack
 from certcal_ext.attacks.one_step_ace import OneStepAceAttack
 from certcal_ext.attacks.result import AttackResult, Calibration, calibration

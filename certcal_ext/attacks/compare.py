@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.special import xlogy
-from scipy.stats import binom
 
 from certcal_ext import _check
+from certcal_ext.attacks.bound_report import BoundReport, BoundRow, BoundViolation, Outside
 from certcal_ext.attacks.result import AttackResult
-from certcal_ext.certificates.evidence import row_factor
+from certcal_ext.certificates.table import numbers
+from certcal_ext.certificates.validity import failing_intervals
 from certcal_ext.metrics.brier_ece import brier, ece
 from certcal_ext.recalibration.maps import IdentityMap, RecalibrationMap
+from certcal_ext.stopping.rules import Stopping
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates, CertifiedSet
@@ -30,107 +29,8 @@ _CONFIDENCE = {"votes": "votes", "log": "votes", "scores": "scores"}
 
 _CLEAN = "no attack"
 
-
-class BoundViolation(ValueError):
-    """An attack got past a certificate, beyond what the failure probabilities explain."""
-
-
-@dataclass(frozen=True)
-class BoundRow:
-    """One radius.
-
-    Attributes:
-        radius: in pixel units.
-        certified: number of samples certified there; the metrics are theirs.
-        clean_ece: ECE without attack.
-        attack_ece: largest ECE under the attacks, none of them included.
-        ece_attack: the attack that reached it.
-        bound_ece: certified ECE.
-        clean_brier: Brier score without attack.
-        attack_brier: largest Brier score.
-        brier_attack: the attack that reached it.
-        bound_brier: certified Brier score.
-    """
-
-    radius: float
-    certified: int
-    clean_ece: float
-    attack_ece: float
-    ece_attack: str
-    bound_ece: float
-    clean_brier: float
-    attack_brier: float
-    brier_attack: str
-    bound_brier: float
-
-    @property
-    def ece_ratio(self) -> float:
-        """Attack over bound, at most 1."""
-        return self.attack_ece / self.bound_ece if self.bound_ece > 0 else 1.0
-
-    @property
-    def brier_ratio(self) -> float:
-        """Attack over bound, at most 1."""
-        return self.attack_brier / self.bound_brier if self.bound_brier > 0 else 1.0
-
-
-@dataclass(frozen=True)
-class Outside:
-    """A sample whose confidence left its interval.
-
-    Attributes:
-        index: its id.
-        radius: the radius.
-        attack: the attack, or "no attack".
-        confidence: the estimate.
-        nearest: the value nearest to the interval that the draws of the estimate allow.
-        lower: certified lower end.
-        upper: certified upper end.
-    """
-
-    index: int
-    radius: float
-    attack: str
-    confidence: float
-    nearest: float
-    lower: float
-    upper: float
-
-    def __str__(self) -> str:
-        """The sentence of an error."""
-        return (
-            f"sample {self.index}: confidence {self.confidence:.6g} (at the least {self.nearest:.6g}) under {self.attack} "
-            f"at radius {self.radius:g}, certified interval [{self.lower:.6g}, {self.upper:.6g}]"
-        )
-
-
-@dataclass(frozen=True)
-class BoundReport:
-    """Clean metric <= best attack <= certified bound, by radius.
-
-    Attributes:
-        rows: one a radius, in increasing order.
-        outside: samples that left their intervals, as many as the failure probability explains.
-        allowed: how many distinct samples that may be.
-        looks: confidences that were compared with intervals.
-    """
-
-    rows: tuple[BoundRow, ...]
-    outside: tuple[Outside, ...]
-    allowed: int
-    looks: int
-
-    def to_table(self) -> pa.Table:
-        """An Arrow table, one row a radius, with the ratios."""
-        records = [
-            {
-                **dataclasses.asdict(row),
-                "ece_ratio": row.ece_ratio,
-                "brier_ratio": row.brier_ratio,
-            }
-            for row in self.rows
-        ]
-        return pa.Table.from_pylist(records)
+#: Plain metrics are rounded to nearest where their bounds are rounded up.
+_ROUNDING = 2.0**-40
 
 
 def compare_with_bound(
@@ -145,15 +45,27 @@ def compare_with_bound(
 ) -> BoundReport:
     """Sets attacks beside the certificates of the same samples.
 
-    Theorem: let each of the N intervals fail with probability at most alpha, independently, and let an attacked
-    confidence be the mean of m fresh draws in [0, 1]. By Hoeffding (1963, theorem 1) the true confidence q satisfies
-    KL(mean, q) <= log(2/beta)/m but with probability beta. With beta = false_alarm / (2 looks), all estimates hold at
-    once but with probability false_alarm / 2; then only samples whose interval failed can lie outside it, and these are
-    more than the 1 - false_alarm/2 quantile of Binomial(N, alpha) with probability at most false_alarm / 2. More of them
-    are an error.
+    Theorem. Let the draws of the N rows be independent given those that planned them, let a row's whole statement (its
+    interval at every radius) fail with probability at most alpha, and let each estimate be the mean of m draws in
+    [0, 1] that are independent of the certificates and of the image it is made on. Then sound certificates raise
+    ``BoundViolation`` with probability at most false_alarm. *Proof.*
 
-    An estimate outside its interval by no more than its own error counts as the nearest end in the metrics. Confidences go
-    through the map of recalibrated certificates, which is monotone, with the ends of their intervals rounded outward.
+    1. The true confidence q satisfies KL(mean, q) <= log(2/beta)/m but with probability beta (Hoeffding 1963, theorem
+       1). With beta = false_alarm / (2 looks) all estimates hold at once but with probability false_alarm / 2.
+    2. The number of rows that fail is stochastically at most Binomial(N, alpha), so it is at most its
+       1 - false_alarm/2 quantile k but with probability false_alarm / 2. N counts every row, as the certified ones are
+       chosen by the same draws.
+    3. Where both hold, a sample whose estimate is outside its interval by more than its error failed: at most k are.
+    4. The samples inside have a confidence in their intervals, once it is moved to the nearest end where its error
+       explains the distance. So a metric is at most its certified bound if no sample is outside, and at most the bound
+       that k failing rows allow (theorem 6 of docs/theory.md) if at most k are: this adds no false alarm. QED
+
+    The intervals of a verifier whose failure probability is not known may not fail. A plain victim's confidence is
+    computed, so that step 1 costs nothing. Confidences go through the map of recalibrated certificates, which is
+    monotone, with the ends of their intervals rounded outward.
+
+    The statement is about one comparison of all ``results``. Whoever makes several and shows one, or chooses results by
+    their fresh noises, has made more looks than are counted.
 
     Args:
         certificates: with labels; all samples that they certify at a radius must have been attacked there.
@@ -163,7 +75,7 @@ def compare_with_bound(
         edges: (M + 1,) from 0 to 1.
         closed: which end of a bin belongs to it.
         false_alarm: probability that sound certificates are called violated.
-        tolerance: error of a confidence that is computed and not estimated.
+        tolerance: error of a confidence, or of a mean score of draws, as it is computed.
 
     Returns:
         ``BoundReport``.
@@ -172,8 +84,8 @@ def compare_with_bound(
         TypeError: an argument of the wrong kind.
         ValueError: no results, or results of another norm, confidence, class or label, without fresh noises, or longer than
             their radius.
-        BoundViolation: more samples left their intervals than the failure probability explains, or a metric passes its
-            bound; the samples are named.
+        BoundViolation: more samples left their intervals than the failure probability explains, or a metric passes the
+            bound that so many failures allow; the samples are named.
 
     Example:
         >>> import torch
@@ -182,7 +94,7 @@ def compare_with_bound(
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
         >>> images, labels = torch.full((2, 1, 2, 2), 0.5), [0, 1]
         >>> result = BrierAttack(radius=0.1).run(model, images, labels)
-        >>> vacuous = Certificates.from_intervals(result.correct, [0, 0], [1, 1], radius=0.1)
+        >>> vacuous = Certificates.from_intervals(result.correct, [0, 0], [1, 1], 0.1, norm="l2")
         >>> compare_with_bound(vacuous, [result]).rows[0].certified
         2
     """
@@ -199,31 +111,32 @@ def compare_with_bound(
     looks = sum(2 * len(by_radius[radius]) * len(sets[radius].index) for radius in by_radius)
     beta = alarm / 2 / max(1, looks)
 
-    rows, outside = [], []
-    for radius, attacks in by_radius.items():
-        row, left = _one_radius(
-            certificates, sets[radius], attacks, beta, tolerance, (bins, edges, closed)
-        )
-        rows.append(row)
-        outside += left
-    made = certificates.provenance
-    alpha = (made.alpha or 0.0) * row_factor(made, everyone=False)
-    allowed = int(binom.ppf(1 - alarm / 2, len(certificates), alpha)) if alpha > 0 else 0
-    samples = sorted({one.index for one in outside})
-    if len(samples) > allowed:
+    known = certificates.provenance.alpha is not None
+    judge = _Judge(
+        certificates, alarm / 2 if known else None, beta, tolerance, (bins, edges, closed)
+    )
+    judged = [judge.radius(sets[radius], attacks) for radius, attacks in by_radius.items()]
+    outside = [one for _, left in judged for one in left]
+    samples = {one.index for one in outside}
+    if len(samples) > judge.allowed:
         raise BoundViolation(
-            f"{len(samples)} of {len(certificates)} samples left their certified intervals, where at most {allowed} are "
-            f"explained by alpha = {alpha:g}: {_named(outside)}"
+            f"{len(samples)} of {len(certificates)} samples left their certified intervals, where at most {judge.allowed} "
+            f"are explained by alpha = {certificates.provenance.alpha or 0:g}: {_named(outside)}"
         )
-    for row in rows:
-        if row.attack_ece > row.bound_ece or row.attack_brier > row.bound_brier:
-            here = [one for one in outside if one.radius == row.radius]
-            raise BoundViolation(
-                f"at radius {row.radius:g} an attack passes the bound (ECE {row.attack_ece:.6g} of {row.bound_ece:.6g}, "
-                f"Brier "
-                f"{row.attack_brier:.6g} of {row.bound_brier:.6g}): {_named(here)}"
-            )
-    return BoundReport(tuple(rows), tuple(outside), allowed, looks)
+    for row, left in judged:
+        for metric in ("ece", "brier"):
+            attack = getattr(row, f"attack_{metric}")
+            bound = getattr(row, f"{'joint' if left else 'bound'}_{metric}")
+            if attack > bound * (1 + _ROUNDING):
+                raise BoundViolation(
+                    f"at radius {row.radius:g} an attack passes the bound ({metric} {attack:.6g} of {bound:.6g})"
+                    + (
+                        f": {_named(left)}"
+                        if left
+                        else ", although every confidence is inside its interval"
+                    )
+                )
+    return BoundReport(tuple(row for row, _ in judged), tuple(outside), judge.allowed, looks, alarm)
 
 
 def mean_interval(mean: Any, draws: int, beta: float) -> tuple[Floats, Floats]:
@@ -269,85 +182,116 @@ def mean_interval(mean: Any, draws: int, beta: float) -> tuple[Floats, Floats]:
     return ends[0], ends[1]
 
 
-def _one_radius(
-    certificates: Certificates,
-    chosen: CertifiedSet,
-    attacks: Sequence[AttackResult],
-    beta: float,
-    tolerance: float,
-    bins: tuple[int, Any, str],
-) -> tuple[BoundRow, list[Outside]]:
-    """The row of a radius and the samples outside their intervals."""
-    outside: list[Outside] = []
-    stored = certificates.provenance.recalibration
-    mapping = IdentityMap() if stored is None else RecalibrationMap.from_json(stored)
-    best: dict[str, tuple[float, str]] = {"ece": (-1.0, ""), "brier": (-1.0, "")}
-    clean = {"ece": np.nan, "brier": np.nan}
-    if not len(chosen.index):
-        empty = BoundRow(chosen.radius, 0, *(np.nan, np.nan, _CLEAN, np.nan) * 2)
-        return empty, outside
-    for attack in attacks:
-        here = attack.rows(chosen.index)
-        _check_same(chosen, here)
-        for name, confidence in (
-            (_CLEAN, here.clean_confidence),
-            (here.attack, here.attacked_confidence),
-        ):
-            points, left = _consistent(chosen, here, name, confidence, beta, tolerance, mapping)
-            outside += left
-            values = {"ece": ece(here.correct, points, *bins), "brier": brier(here.correct, points)}
-            for metric, value in values.items():
-                if name == _CLEAN:
-                    clean[metric] = np.fmax(clean[metric], value)
-                if value > best[metric][0]:
-                    best[metric] = (value, name)
-    curve = certificates.curve([chosen.radius], *bins)
-    row = BoundRow(
-        radius=chosen.radius,
-        certified=len(chosen.index),
-        clean_ece=float(clean["ece"]),
-        attack_ece=best["ece"][0],
-        ece_attack=best["ece"][1],
-        bound_ece=float(curve.certified_ece[0]),
-        clean_brier=float(clean["brier"]),
-        attack_brier=best["brier"][0],
-        brier_attack=best["brier"][1],
-        bound_brier=float(curve.certified_brier[0]),
-    )
-    return row, outside
+class _Judge:
+    """Attacks at one radius after another.
 
+    Args:
+        certificates: those of the samples.
+        risk: probability with which more of their rows may fail than are allowed; None where none may.
+        beta: failure probability of one estimate.
+        tolerance: error of a confidence as it is computed.
+        bins: bins, edges and closed of the calibration error.
+    """
 
-def _consistent(
-    chosen: CertifiedSet,
-    result: AttackResult,
-    name: str,
-    confidence: Floats,
-    beta: float,
-    tolerance: float,
-    mapping: RecalibrationMap,
-) -> tuple[Floats, list[Outside]]:
-    """Estimates moved to the nearest end where their error explains the distance, and those it does not explain."""
-    if result.settings["victim"] == "smoothed":
-        low, high = mean_interval(confidence, result.draws, beta)
-    else:
-        low, high = (np.clip(confidence + way * tolerance, 0, 1) for way in (-1, 1))
-    confidence = mapping(confidence)
-    low, high = mapping.image(low, high)
-    above, below = low > chosen.upper, high < chosen.lower
-    left = [
-        Outside(
-            index=int(chosen.index[row]),
-            radius=chosen.radius,
-            attack=name,
-            confidence=float(confidence[row]),
-            nearest=float(low[row] if above[row] else high[row]),
-            lower=float(chosen.lower[row]),
-            upper=float(chosen.upper[row]),
+    def __init__(
+        self,
+        certificates: Certificates,
+        risk: float | None,
+        beta: float,
+        tolerance: float,
+        bins: tuple[int, Any, str],
+    ) -> None:
+        self._certificates, self._risk = certificates, risk
+        self._beta, self._tolerance, self._bins = beta, tolerance, bins
+        stored = certificates.provenance.recalibration
+        self._map = IdentityMap() if stored is None else RecalibrationMap.from_json(stored)
+        self.allowed = (
+            0
+            if risk is None
+            else failing_intervals(
+                len(certificates), certificates.source("certified", np.empty(0)).row_alpha, risk
+            )
         )
-        for row in np.flatnonzero(above | below)
-    ]
-    near = np.clip(confidence, chosen.lower, chosen.upper)
-    return np.where(above | below, confidence, near), left
+
+    def _bound(self, metric: str, radius: float) -> tuple[float, float]:
+        """Where every interval holds, and where as many fail as may."""
+        bins, edges, closed = self._bins
+        curve = self._certificates.bound(
+            metric,
+            radius,
+            delta=self._risk,
+            joint="binomial",
+            bins=bins,
+            edges=edges,
+            closed=closed,
+        )
+        worst = float(curve.worst[0])
+        return worst, worst if curve.joint is None else float(curve.joint[0])
+
+    def radius(
+        self, chosen: CertifiedSet, attacks: Sequence[AttackResult]
+    ) -> tuple[BoundRow, list[Outside]]:
+        """The row of a radius and the samples outside their intervals."""
+        outside: list[Outside] = []
+        if not len(chosen.index):
+            nothing = (np.nan, np.nan, _CLEAN, np.nan, np.nan)
+            return BoundRow(chosen.radius, 0, *nothing, *nothing), outside
+        best: dict[str, tuple[float, str]] = {"ece": (-1.0, ""), "brier": (-1.0, "")}
+        clean = {"ece": np.nan, "brier": np.nan}
+        for attack in attacks:
+            here = attack.rows(chosen.index)
+            _check_same(chosen, here)
+            for name, confidence in (
+                (_CLEAN, here.clean_confidence),
+                (here.attack, here.attacked_confidence),
+            ):
+                points, left = self._consistent(chosen, here, name, confidence)
+                outside += left
+                values = {
+                    "ece": ece(here.correct, points, *self._bins),
+                    "brier": brier(here.correct, points),
+                }
+                for metric, value in values.items():
+                    if name == _CLEAN:
+                        clean[metric] = np.fmax(clean[metric], value)
+                    if value > best[metric][0]:
+                        best[metric] = (value, name)
+        columns = [
+            (float(clean[metric]), *best[metric], *self._bound(metric, chosen.radius))
+            for metric in ("ece", "brier")
+        ]
+        return BoundRow(chosen.radius, len(chosen.index), *columns[0], *columns[1]), outside
+
+    def _consistent(
+        self, chosen: CertifiedSet, result: AttackResult, name: str, confidence: Floats
+    ) -> tuple[Floats, list[Outside]]:
+        """Estimates moved to the nearest end where their error explains the distance, and those it does not explain."""
+        low = high = confidence
+        if result.settings["victim"] == "smoothed":
+            low, high = mean_interval(confidence, result.draws, self._beta)
+        if (
+            result.settings["confidence"] == "scores"
+        ):  # a share of votes is a ratio of whole numbers
+            low, high = (
+                np.clip(end + way * self._tolerance, 0, 1) for end, way in ((low, -1), (high, 1))
+            )
+        confidence = self._map(confidence)
+        low, high = self._map.image(low, high)
+        above, below = low > chosen.upper, high < chosen.lower
+        left = [
+            Outside(
+                index=int(chosen.index[row]),
+                radius=chosen.radius,
+                attack=name,
+                confidence=float(confidence[row]),
+                nearest=float(low[row] if above[row] else high[row]),
+                lower=float(chosen.lower[row]),
+                upper=float(chosen.upper[row]),
+            )
+            for row in np.flatnonzero(above | below)
+        ]
+        near = np.clip(confidence, chosen.lower, chosen.upper)
+        return np.where(above | below, confidence, near), left
 
 
 def _check_fits(certificates: Certificates, result: Any) -> None:
@@ -357,7 +301,7 @@ def _check_fits(certificates: Certificates, result: Any) -> None:
     made = certificates.provenance
     if result.norm != made.norm:
         raise ValueError(
-            f"results: expected the norm of the certificates, {made.norm}, got {result.norm}"
+            f"results: expected the norm of the certificates, {made.norm or 'which they do not name'}, got {result.norm}"
         )
     settings = result.settings
     wanted = _CONFIDENCE.get(made.kind)
@@ -371,7 +315,7 @@ def _check_fits(certificates: Certificates, result: Any) -> None:
             raise ValueError(
                 f"results: expected the confidence of the certificates, {wanted}, got {settings['confidence']}"
             )
-        certified = (made.n0 or 0) + (made.n or 0)
+        certified = draws_taken(certificates)
         if made.seed == settings["seed"] and settings["first_draw"] < certified:
             raise ValueError(
                 f"results: expected other draws than the {certified} of certification, got draws from "
@@ -379,7 +323,7 @@ def _check_fits(certificates: Certificates, result: Any) -> None:
             )
     if not result.fresh:
         raise ValueError(
-            "results: expected confidences under noises that the attack did not see; take "
+            "results: expected confidences under noises that the attack did not see, below draw 2^31; take "
             "result.under(victim.with_draws(...))"
         )
     longest = (result.l2 if result.norm == "l2" else result.linf).max(initial=0.0)
@@ -388,6 +332,30 @@ def _check_fits(certificates: Certificates, result: Any) -> None:
             f"results: expected perturbations of at most {result.radius}, got {longest} for sample "
             f"{result.index[int(np.argmax(result.l2 if result.norm == 'l2' else result.linf))]}"
         )
+
+
+def draws_taken(certificates: Certificates) -> int:
+    """How many draws, from the first one on, some row of the certificates has used: to select, to plan, to estimate.
+
+    Args:
+        certificates: of any kind.
+
+    Returns:
+        The largest number over the rows; that of a plain run is n0 + n.
+
+    Example:
+        >>> from certcal_ext import Certificates
+        >>> draws_taken(Certificates.from_votes([90], 100, [0], [0], 0.25).with_provenance(n0=10))
+        110
+    """
+    table, made = certificates.table, certificates.provenance
+    each = numbers(table, "n")
+    used = np.array([made.n or 0]) if each is None else each.astype(np.int64)
+    if made.stopping is not None:
+        # Files from before the column: nobody knows, so as many as the rules allow.
+        most = Stopping.from_json(made.stopping).planning_steps[-1]
+        used = used + table.column("planning_draws").fill_null(most).to_numpy()
+    return (made.n0 or 0) + int(used.max())
 
 
 def _check_same(chosen: CertifiedSet, result: AttackResult) -> None:

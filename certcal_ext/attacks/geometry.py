@@ -15,7 +15,7 @@ from certcal_ext.smoothing.noise import add_noise
 Norm = Literal["l2", "linf"]
 
 #: Random starts take the noises from here on, which no victim draws.
-_START_DRAW = 2**31
+START_DRAW = 2**31
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Ball:
         self, clean: torch.Tensor, ids: torch.Tensor, *, seed: int, start: int
     ) -> torch.Tensor:
         """Images on the sphere (l2) or uniform in the cube (linf), a function of seed, id and start only."""
-        draws = range(_START_DRAW + start, _START_DRAW + start + 1)
+        draws = range(START_DRAW + start, START_DRAW + start + 1)
         normal = add_noise(torch.zeros_like(clean), 1.0, seed, ids, draws)[:, 0]
         if self.norm == "l2":
             return self.project(clean + self.radius * self.unit_step(normal), clean)

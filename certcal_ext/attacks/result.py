@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext._files import replacing
 from certcal_ext._progress import Report, Tally, reporting
+from certcal_ext.attacks.geometry import START_DRAW
 from certcal_ext.metrics import brier_ece as metrics
 from certcal_ext.metrics import ks_mce as more_metrics
 
@@ -111,7 +112,7 @@ class AttackResult:
         gradients: (N,) int64, gradients that the attack took; one for all draws of an image.
         passes: (N,) int64, forward passes beside them.
         draws: number of noises behind a confidence.
-        fresh: whether the confidences are of noises that the attack did not see; true without noise.
+        fresh: whether the confidences are of noises that the attack did not see, below draw 2^31; true without noise.
         images: (N, ...) attacked images, or None after reading a file.
         clean_images: (N, ...) images without attack, or None.
     """
@@ -319,7 +320,12 @@ def _settings_of(text: bytes, path: str | PathLike[str], expected: str) -> dict[
 
 
 def _share_noises(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two victims draw some of the same noises."""
+    """Whether two victims draw some of the same noises.
+
+    Draws from 2^31 on are those of random starts and of estimates inside an attack, whatever its victim draws.
+    """
+    if other.get("sigma") is not None and other["first_draw"] + other["draws"] > START_DRAW:
+        return True
     if one.get("sigma") is None or other.get("sigma") is None or one["seed"] != other["seed"]:
         return False
     first, second = (range(v["first_draw"], v["first_draw"] + v["draws"]) for v in (one, other))

@@ -12,21 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.statements import Subject, sentence
 from certcal_ext.certificates.validity import failing_intervals, population_mean, population_share
 from certcal_ext.certificates.worst_cases import Choices, Metric, Samples, accepted
 
 SCOPES = ("certified", "all")
 JOINT_METHODS = ("best", "binomial", "union")
-
-_NAMES = {
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-    "ks": "KS calibration error",
-    "mce": "maximum calibration error",
-    "log_loss": "log loss",
-    "selective_risk": "risk among the accepted predictions",
-    "classwise_ece": "class-wise calibration error",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +58,7 @@ class MetricCurve:
         delta: failure probability of ``joint`` and of ``population``, each.
         failures: how many intervals may fail in the binomial bound of ``joint``; None where it was not used.
         method: (R,) "binomial" or "union", which gave ``joint``; None without ``delta``.
+        subject: what its sentences are about; None: not known.
     """
 
     metric: str
@@ -79,6 +72,7 @@ class MetricCurve:
     delta: float | None = None
     failures: int | None = None
     method: NDArray[np.str_] | None = None
+    subject: Subject | None = None
 
     def __len__(self) -> int:
         """Number of radii."""
@@ -93,34 +87,7 @@ class MetricCurve:
         Returns:
             One or two sentences.
         """
-        of = "certified" if self.scope == "certified" else "test"
-        who = f"over the {self.samples[at]:,} {of} samples"
-        name, radius = _NAMES[self.metric], float(self.radius[at])
-        if self.samples[at] == 0:
-            return f"No sample is certified at radius {radius:g}, so there is no {name} to bound."
-        bound = self.worst if self.joint is None else self.joint
-        if not np.isfinite(bound[at]):
-            return (
-                f"No finite bound on the {name} {who} can be given at radius {radius:g}: a confidence may reach 0 or 1 "
-                "where it is wrong. Report confidences that are clipped (clip=)."
-            )
-        if self.joint is None:
-            return (
-                f"Where all intervals hold, no l2 attack of size {radius:g} on every sample at once raises the {name} "
-                f"{who} above {_up(self.worst[at])}."
-            )
-        sure = f"With probability at least {1 - (self.delta or 0):.6g} over the noise draws of the whole data set"
-        text = f"{sure}, no l2 attack of size {radius:g} raises the {name} {who} above {_up(self.joint[at])}."
-        if self.population is not None:
-            text += (
-                f" With the same probability, also over the choice of the test set, its expectation for new samples of this "
-                f"kind stays at or below {_up(self.population[at])}."
-            )
-        return text
-
-
-def _up(value: float) -> str:
-    return f"{np.ceil(value * 1e4) / 1e4:.4f}"
+        return sentence(self, at)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +96,13 @@ class Source:
 
     Attributes:
         rows: bounds of every row at a radius, as the certificates stand.
-        rows_at_level: the same at another failure probability of a row; None where the draws are not there.
+        rows_at_level: the same where a row's whole statement, the intervals of uncertified rows among it, fails with at most
+            a probability; None where the draws are not there.
         correct: (N,) uint8.
         confidence: (N,) point estimates, nan where there is none; None where there are none at all.
         alpha: failure probability of a row's interval; None for another verifier's intervals.
-        factor: by which a row's whole statement may fail more often (see ``evidence.row_factor``).
+        factor: by which what ``rows`` says of the scope's samples may fail more often (see ``evidence.row_factor``).
+        provenance: of the certificates, for the curve's sentences.
     """
 
     rows: Callable[[float], RowBounds]
@@ -142,6 +111,7 @@ class Source:
     confidence: NDArray[np.float64] | None
     alpha: float | None
     factor: float
+    provenance: Provenance | None = None
 
     @property
     def row_alpha(self) -> float:
@@ -187,7 +157,7 @@ def metric_curve(
         if joint != "union":
             failures = failing_intervals(total, alpha, risk)
         if joint != "binomial":
-            union = source.rows_at_level(risk / total / source.factor)
+            union = source.rows_at_level(risk / total)
         if union is None and joint == "union":
             raise ValueError(
                 'joint: expected "binomial", as these certificates do not hold the draws that "union" needs, or '
@@ -207,12 +177,16 @@ def metric_curve(
         if delta is None:
             continue
         options = {}
+        least = columns["worst"][
+            -1
+        ]  # rounded another way, a bound of more could end up a bit below
         if failures is not None:
-            options["binomial"] = np.nan if empty else metric.failed(samples, choices, failures)
+            failed = np.nan if empty else metric.failed(samples, choices, failures)
+            options["binomial"] = max(least, failed)
         if union is not None:
             surer = union(float(radius))
             again = _samples(source, surer, rows.certified, scope)
-            options["union"] = np.nan if empty else metric.worst(again, choices)
+            options["union"] = np.nan if empty else max(least, metric.worst(again, choices))
         best = min(options, key=lambda name: (not np.isfinite(options[name]), options[name]))
         columns["joint"].append(options[best])
         columns["method"].append(best)
@@ -234,6 +208,7 @@ def metric_curve(
         delta=delta,
         failures=failures,
         method=None if delta is None else read_only(np.array(columns["method"], np.str_)),
+        subject=Subject(source.provenance, total, choices),
     )
 
 
@@ -316,10 +291,10 @@ def largest_gap(
     return np.minimum(np.maximum(np.where(correct != 0, stays_right, wrong), other), 1.0)
 
 
-def check_choices(
-    metric: Metric, scope: Any, delta: Any, joint: Any, population: Any, clip: Any, threshold: Any
-) -> tuple[float | None, float | None, float]:
-    """Checks the options of ``Certificates.bound``; returns delta, clip and threshold as floats.
+def check_validity(
+    metric: Metric, choices: Choices, scope: Any, delta: Any, joint: Any, population: Any
+) -> float | None:
+    """Checks how a bound is to hold; returns delta as a float.
 
     Raises:
         TypeError: an option of the wrong kind.
@@ -330,12 +305,6 @@ def check_choices(
     if joint not in JOINT_METHODS:
         raise ValueError(f"joint: expected one of {', '.join(JOINT_METHODS)}, got {joint!r}")
     risk = None if delta is None else _check.failure_probability("delta", delta)
-    least = None if clip is None else _check.real_number("clip", clip)
-    if least is not None and not 0 < least < 0.5:
-        raise ValueError(f"clip: expected a number above 0 and below 0.5, got {clip}")
-    accept = _check.real_number("threshold", threshold)
-    if not 0 <= accept <= 1:
-        raise ValueError(f"threshold: expected a confidence from 0 to 1, got {threshold}")
     if population:
         if risk is None:
             raise ValueError(
@@ -345,11 +314,11 @@ def check_choices(
             raise ValueError(
                 f"population: expected brier, log_loss or selective_risk, which are means over samples, got {metric.name}"
             )
-        if metric.name == "log_loss" and least is None:
+        if metric.name == "log_loss" and choices.clip is None:
             raise ValueError(
                 "clip: expected a number for the population's log loss, which is unbounded without"
             )
-    return risk, least, accept
+    return risk
 
 
 def read_only(values: NDArray[Any]) -> NDArray[Any]:

@@ -14,22 +14,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from certcal_ext import _check
+from certcal_ext import _check, _claims
 from certcal_ext.certificates.bounds import (
     MetricCurve,
     RowBounds,
     Source,
-    check_choices,
+    check_validity,
     metric_curve,
 )
 from certcal_ext.certificates.class_bounds import classwise_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
 from certcal_ext.certificates.evidence import row_factor
-from certcal_ext.certificates.guarantee import Guarantee, shifts
+from certcal_ext.certificates.guarantee import Guarantee, largest_radius, shifts
 from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.statements import Subject
 from certcal_ext.certificates.table import matrix, numbers, read_parquet, validate, write_parquet
-from certcal_ext.certificates.worst_cases import Choices, metric_of
+from certcal_ext.certificates.worst_cases import checked_choices, metric_of
 from certcal_ext.intervals.clopper_pearson import best_radius
 from certcal_ext.recalibration.maps import RecalibrationMap
 
@@ -91,11 +92,30 @@ class Certificates(CertificateMakers):
 
     @property
     def best_radius(self) -> float | None:
-        """The largest radius that this n and alpha could ever give; None without draws."""
+        """The largest radius that n draws in one look give at this alpha, rounded down; None without draws.
+
+        All votes for one class give it. A row that stopped early spends alpha otherwise and may reach further.
+        """
         made = self.provenance
         if not self._guarantee.smoothed or None in (made.n, made.alpha, made.sigma):
             return None
         return best_radius(made.n, made.alpha, made.sigma)  # type: ignore[arg-type]
+
+    @property
+    def largest_radius(self) -> float:
+        """Up to where any sample is certified, rounded down; 0 where none is, or where intervals name no radius."""
+        return largest_radius(self)
+
+    @property
+    def planned_radii(self) -> tuple[float, ...] | None:
+        """The only radii at which "the certified samples" may be spoken of; None: any.
+
+        A run that stopped samples early with the help of their labels certifies, at other radii, the samples that were worth
+        their draws elsewhere: wrong ones are missing, and averages over the others look good. Over all samples (scope "all")
+        any radius may be asked for.
+        """
+        told = self.table.column("correct").null_count < len(self)
+        return self.provenance.planned_radii if told else None
 
     @property
     def recalibration(self) -> RecalibrationMap | None:
@@ -105,8 +125,9 @@ class Certificates(CertificateMakers):
     def recalibrated(self, mapping: RecalibrationMap | None) -> Certificates:
         """The same certificates with confidences that go through a monotone map.
 
-        Theorem (this project): a monotone map keeps certificates, [l, u] becomes [g(l), g(u)], if it
-        was fixed before the draws of these rows were looked at: fit it on other samples.
+        Theorem (this project): a monotone map keeps certificates, [l, u] becomes [g(l), g(u)], whatever
+        it was chosen by. A bound for the population needs one that was fixed without these samples,
+        and so does whoever wants their scores to say something of others: fit it on other samples.
 
         Args:
             mapping: the map, in place of the one these certificates have; None takes it away.
@@ -154,11 +175,11 @@ class Certificates(CertificateMakers):
 
         Raises:
             TypeError: ``radius`` is no number.
-            ValueError: ``radius`` is negative or not finite, or above the one that the intervals
-                hold at.
+            ValueError: ``radius`` is negative or not finite, above the one that the intervals hold
+                at, or none that the run was planned for (``planned_radii``).
         """
         reach = _check.radius("radius", radius)
-        self._require_reach(np.array([reach]))
+        self._require_reach(np.array([reach]), "certified")
         return self._guarantee.at(reach)
 
     def rows_at(self, radius: float) -> RowBounds:
@@ -172,10 +193,11 @@ class Certificates(CertificateMakers):
 
         Raises:
             TypeError: ``radius`` is no number.
-            ValueError: as ``at``.
+            ValueError: ``radius`` is negative or not finite, or above the one that the intervals
+                hold at.
         """
         reach = _check.radius("radius", radius)
-        self._require_reach(np.array([reach]))
+        self._require_reach(np.array([reach]), "all")
         return self._guarantee.rows(reach)
 
     def brier(self, radii: Any, **options: Any) -> NDArray[np.float64]:
@@ -216,6 +238,7 @@ class Certificates(CertificateMakers):
         closed: str = "right",
         clip: float | None = None,
         threshold: float = 0.5,
+        dtype: str = "float64",
     ) -> MetricCurve:
         """Any metric over radii; with ``delta``, a bound that holds for the whole data set at once.
 
@@ -236,6 +259,8 @@ class Certificates(CertificateMakers):
             closed: which end of a bin belongs to it.
             clip: for the log loss, confidences are reported in [clip, 1 - clip]; None: as they are.
             threshold: confidence from which the selective risk accepts a prediction.
+            dtype: "float64" or "float32", the format that the deployed model rounds its confidences
+                to and clips them in, for the log loss.
 
         Returns:
             ``MetricCurve``, whose ``statement`` can be quoted.
@@ -243,7 +268,8 @@ class Certificates(CertificateMakers):
         Raises:
             TypeError: an argument of the wrong kind.
             ValueError: an argument out of range; no labels; ``delta`` for another verifier's
-                intervals, or options that do not go together.
+                intervals; a radius that ``planned_radii`` does not hold, in scope "certified";
+                ``population`` of a run that stopped early; or options that do not go together.
 
         Source:
             docs/validity.md; population: Maurer and Pontil, COLT 2009, Theorem 4.
@@ -254,16 +280,16 @@ class Certificates(CertificateMakers):
             array([0.507])
         """
         asked = _check.radii("radii", radii)
-        self._require_reach(asked)
         measure = metric_of(metric)
-        borders = _check.bin_edges(bins, edges)
-        side = "left" if _check.closed_left(closed) else "right"
-        risk, least, accept = check_choices(
-            measure, scope, delta, joint, population, clip, threshold
-        )
-        choices = Choices(borders, side, least, accept)
+        choices = checked_choices(bins, edges, closed, clip, threshold, dtype)
+        risk = check_validity(measure, choices, scope, delta, joint, population)
+        if population and self.provenance.stopping is not None:
+            raise ValueError(
+                "population: expected False, as these samples stopped early: the plan of their draws was made of all of "
+                "them, so that their terms are no independent draws of a population"
+            )
         return metric_curve(
-            self.source(scope), measure, asked, choices, scope, risk, joint, population
+            self.source(scope, asked), measure, asked, choices, scope, risk, joint, population
         )
 
     def classwise(
@@ -297,9 +323,8 @@ class Certificates(CertificateMakers):
             array([0.478])
         """
         asked = _check.radii("radii", radii)
-        borders = _check.bin_edges(bins, edges)
-        side = "left" if _check.closed_left(closed) else "right"
-        risk, _, _ = check_choices(metric_of("ece"), scope, delta, joint, False, None, 0.5)
+        choices = checked_choices(bins, edges, closed)
+        risk = check_validity(metric_of("ece"), choices, scope, delta, joint, False)
         counts, labels = matrix(self.table, "counts"), numbers(self.table, "label")
         if counts is None:
             raise ValueError("counts: expected the votes of all classes (keep_counts=True)")
@@ -307,12 +332,15 @@ class Certificates(CertificateMakers):
             raise ValueError("labels: the class-wise error needs them, and there are none")
         if self.recalibration is not None:
             raise ValueError("recalibration: expected none, as the map is of the top label only")
+        self._require_reach(asked, scope)
         alpha = self.provenance.alpha or 1.0
         rows = [self._guarantee.rows(float(radius)) for radius in asked]
         reach = shifts(asked, self.provenance)
-        return classwise_curve(
-            counts, labels, rows, reach, alpha, scope, risk, joint, borders, side
+        curve = classwise_curve(
+            counts, labels, rows, reach, alpha, scope, risk, joint, choices.edges, choices.closed
         )
+        subject = Subject(self.provenance, len(self), choices)
+        return dataclasses.replace(curve, subject=subject)
 
     def curve(self, radii: Any, bins: int = 15, edges: Any = None, closed: str = "right") -> Curve:
         """Accuracy, ECE and Brier score over radii, in one pass over the samples.
@@ -328,8 +356,8 @@ class Certificates(CertificateMakers):
 
         Raises:
             TypeError: an argument of the wrong kind.
-            ValueError: there are no labels; a radius is negative, not finite, or above the one that
-                the intervals hold at; or bad bins.
+            ValueError: there are no labels; a radius is negative, not finite, above the one that
+                the intervals hold at, or none of ``planned_radii``; or bad bins.
 
         Warns:
             UserWarning: no sample is certified at one of the radii, where metrics are nan.
@@ -338,7 +366,7 @@ class Certificates(CertificateMakers):
         borders = _check.bin_edges(bins, edges)
         left = _check.closed_left(closed)
         right = self._correct()
-        self._require_reach(asked)
+        self._require_reach(asked, "certified")
         known = self._guarantee
         if known.fused:
             reach = shifts(asked, self.provenance)
@@ -350,7 +378,7 @@ class Certificates(CertificateMakers):
         if empty.size:
             warnings.warn(
                 "no sample is certified at radius "
-                f"{empty.min():g}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
+                f"{_claims.written(empty.min())}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
                 stacklevel=2,
             )
         return result
@@ -401,8 +429,9 @@ class Certificates(CertificateMakers):
             )
         return correct.view(np.uint8)
 
-    def source(self, scope: str) -> Source:
-        """What ``bounds.metric_curve`` needs of these certificates."""
+    def source(self, scope: str, radii: NDArray[np.float64]) -> Source:
+        """What ``bounds.metric_curve`` needs of these certificates, at radii that may be asked for in a scope."""
+        self._require_reach(radii, scope)
         made, point = self.provenance, self.table.column("confidence")
         confidence = None
         if point.null_count < len(point):
@@ -411,8 +440,11 @@ class Certificates(CertificateMakers):
                 known = ~np.isnan(confidence)
                 confidence[known] = self.recalibration(confidence[known])
 
-        def at_level(alpha: float) -> Any:
-            other = Guarantee.at_level(self.table, made, alpha)
+        # Rows that are certified at alpha and not at this level are charged by their uncertified intervals, in any scope.
+        whole = row_factor(made, everyone=True)
+
+        def at_level(failure: float) -> Any:
+            other = Guarantee.at_level(self.table, made, failure / whole)
             return None if other is None else other.rows
 
         return Source(
@@ -422,6 +454,7 @@ class Certificates(CertificateMakers):
             confidence=confidence,
             alpha=made.alpha,
             factor=row_factor(made, everyone=scope == "all"),
+            provenance=made,
         )
 
     def _bound_values(
@@ -430,7 +463,15 @@ class Certificates(CertificateMakers):
         curve = self.bound(metric, radii, **options)
         return curve.worst if curve.joint is None else curve.joint
 
-    def _require_reach(self, radii: NDArray[np.float64]) -> None:
+    def _require_reach(self, radii: NDArray[np.float64], scope: str) -> None:
+        planned = self.planned_radii if scope == "certified" else None
+        if planned is not None and not np.isin(radii, planned).all():
+            other = radii[~np.isin(radii, planned)][0]
+            raise ValueError(
+                f"radius: expected one that the run was planned for, {', '.join(map(repr, planned))}, got {other}: its "
+                "samples stopped early with the help of their labels, which choose who is certified at other radii; ask for "
+                'all samples (scope="all"), or plan for this radius'
+            )
         reach = None if self._guarantee.smoothed else self.provenance.radius
         if reach is not None and radii.max() > reach:
             raise ValueError(
@@ -439,9 +480,9 @@ class Certificates(CertificateMakers):
             )
 
     def reach_words(self) -> str:
-        """The best radius that could ever be had, in words, for warnings."""
+        """How far these draws could reach, in words, for warnings."""
         made = self.provenance
         return (
-            f"the best radius that n = {made.n} and alpha = {made.alpha:g} could ever give is "
-            f"{self.best_radius:.4g}"
+            f"the best radius that one look with n = {made.n} and alpha = {_claims.failure(made.alpha or 1.0)} "
+            f"could ever give is {_claims.size(self.best_radius or 0.0, 4)}"
         )

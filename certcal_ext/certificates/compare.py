@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext.certificates.bounds import MetricCurve, RowBounds, metric_curve, read_only
 from certcal_ext.certificates.certificates import Certificates
-from certcal_ext.certificates.worst_cases import Choices, metric_of
+from certcal_ext.certificates.statements import Subject
+from certcal_ext.certificates.worst_cases import checked_choices, metric_of
 
 COMPARISONS = ("intersection", "all", "certified")
 
@@ -57,6 +59,7 @@ def compare(
     closed: str = "right",
     clip: float | None = None,
     threshold: float = 0.5,
+    dtype: str = "float64",
 ) -> Comparison:
     """Compares models by a worst-case metric.
 
@@ -73,13 +76,15 @@ def compare(
         closed: which end of a bin belongs to it.
         clip: as in ``Certificates.bound``.
         threshold: as in ``Certificates.bound``.
+        dtype: as in ``Certificates.bound``.
 
     Returns:
         ``Comparison``.
 
     Raises:
         TypeError: a model that is no ``Certificates``, or an argument of the wrong kind.
-        ValueError: fewer than two models, samples or labels that differ, or an argument out of range.
+        ValueError: fewer than two models, samples, labels or norms that differ, an argument out of range, or, but for "all",
+            a radius that a model's run was not planned for (``Certificates.planned_radii``).
 
     Source:
         The scopes: this project (docs/validity.md).
@@ -95,8 +100,7 @@ def compare(
         raise ValueError(f"samples: expected one of {', '.join(COMPARISONS)}, got {samples!r}")
     asked = _check.radii("radii", radii)
     measure = metric_of(metric)
-    borders = _check.bin_edges(bins, edges)
-    choices = Choices(borders, "left" if _check.closed_left(closed) else "right", clip, threshold)
+    choices = checked_choices(bins, edges, closed, clip, threshold, dtype)
     aligned = _aligned(models)
     common = {
         float(radius): np.logical_and.reduce(
@@ -107,10 +111,12 @@ def compare(
     curves, accuracy = {}, {}
     for name, made in aligned.items():
         scope = "all" if samples == "all" else "certified"
-        source = made.source(scope)
+        source = made.source(scope, asked)
         if samples == "intersection":
             source = source.restricted(common)
-        curves[name] = metric_curve(source, measure, asked, choices, scope, None, "best", False)
+        curve = metric_curve(source, measure, asked, choices, scope, None, "best", False)
+        about = Subject(made.provenance, len(made), choices, common=samples == "intersection")
+        curves[name] = dataclasses.replace(curve, subject=about)
         accuracy[name] = read_only(
             np.array(
                 [_accuracy(source.rows(float(radius)), source.correct, scope) for radius in asked]
@@ -125,6 +131,20 @@ def _accuracy(rows: RowBounds, correct: NDArray[np.uint8], scope: str) -> float:
     return right / total if total else float("nan")
 
 
+def _require_one_norm(models: Mapping[str, Certificates]) -> None:
+    """Raises unless one radius means the same attacks for every model."""
+    (first, norm), *others = ((name, made.provenance.norm) for name, made in models.items())
+    for name, other in others:
+        if other != norm:
+            said = [
+                f"the {one} norm in {of!r}" if one else f"an unnamed norm in {of!r}"
+                for of, one in ((first, norm), (name, other))
+            ]
+            raise ValueError(
+                f"models: expected one norm, as a radius means other attacks in another, got {said[0]} and {said[1]}"
+            )
+
+
 def _aligned(models: Mapping[str, Certificates]) -> dict[str, Certificates]:
     """The same rows in the same order."""
     if not isinstance(models, Mapping) or len(models) < 2:
@@ -136,6 +156,8 @@ def _aligned(models: Mapping[str, Certificates]) -> dict[str, Certificates]:
             raise TypeError(
                 f"models: expected Certificates for {name!r}, got {type(made).__name__}"
             )
+    _require_one_norm(models)
+    for name, made in models.items():
         order = np.argsort(made.table.column("index").to_numpy(), kind="stable")
         sorted_rows = made.select(order)
         index = sorted_rows.table.column("index").to_numpy()

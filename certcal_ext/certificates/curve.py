@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _threads
 from certcal_ext._load import core
+from certcal_ext._rounding import constant_and_skill
 from certcal_ext.intervals.clopper_pearson import Interval, probit
 from certcal_ext.metrics.brier_ece import brier as plain_brier_score
 from certcal_ext.metrics.brier_ece import certified_brier, certified_ece, ece
@@ -67,9 +68,9 @@ class Curve:
         certified_ece: exact worst-case ECE.
         brier: plain Brier score of the point estimates; nan where there are no estimates.
         certified_brier: exact worst-case Brier score.
-        constant_brier: what a constant confidence equal to ``accuracy`` scores, acc(1 - acc).
-        skill: 1 - certified_brier / constant_brier; the certificate says nothing unless it is above
-            0. nan where ``constant_brier`` is 0.
+        constant_brier: what a constant confidence equal to ``accuracy`` scores, acc(1 - acc); rounded down.
+        skill: 1 - certified_brier / constant_brier, rounded down; the certificate says nothing unless it is
+            above 0. nan where ``constant_brier`` is 0.
     """
 
     radius: NDArray[np.float64]
@@ -299,8 +300,9 @@ def _curve(
     plain_brier: NDArray[np.float64],
     worst_brier: NDArray[np.float64],
 ) -> Curve:
-    constant = accuracy * (1.0 - accuracy)
-    ratio = np.divide(worst_brier, constant, out=np.full(radii.size, np.nan), where=constant > 0)
+    counts = zip(right.tolist(), certified.tolist(), worst_brier.tolist(), strict=True)
+    yardstick = [constant_and_skill(int(hits), n, bound) for hits, n, bound in counts]
+    constant, skill = np.array(yardstick, np.float64).reshape(-1, 2).T.copy()
     arrays: dict[str, NDArray[Any]] = {
         "radius": radii.copy(),
         "certified": certified,
@@ -312,7 +314,7 @@ def _curve(
         "brier": plain_brier,
         "certified_brier": worst_brier,
         "constant_brier": constant,
-        "skill": 1.0 - ratio,
+        "skill": skill,
     }
     for values in arrays.values():
         values.flags.writeable = False

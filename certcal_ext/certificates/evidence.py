@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from certcal_ext._claims import count, fewer_than, written
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.table import matrix, numbers
 from certcal_ext.intervals.clopper_pearson import Interval, clopper_pearson
@@ -31,6 +32,19 @@ Ints = NDArray[np.int64]
 
 #: The note of certificates whose class was selected by the draws that also bound it (docs/theory.md).
 SHARED_DRAWS = "the class was selected by the draws that estimate it"
+
+#: What that means, for whoever reads the notes.
+SHARED_MEANING = (
+    "so a row is certified and wrong with probability at most 3/2 alpha, and intervals of rows that are not certified may "
+    "miss more often; with split= (--split), which keeps some of the draws for the selection, every interval holds with "
+    "1 - alpha"
+)
+
+#: The note of a run that stopped early and was told the labels (docs/fewer-draws.md).
+TOLD_LABELS = (
+    "the run stopped samples early and used their labels, so which samples are certified depends on the labels; bounds over "
+    "all samples (scope all) do not rest on that choice"
+)
 
 _RUNNER_UP = 0.1
 
@@ -178,12 +192,49 @@ def selected_by_estimation(provenance: Provenance) -> bool:
     return SHARED_DRAWS in provenance.notes
 
 
+def how_sure(provenance: Provenance, rows: int) -> str:
+    """What is known of how often rows fail, in a sentence or three.
+
+    Args:
+        provenance: of the certificates.
+        rows: all that were drawn for.
+    """
+    alpha = provenance.alpha
+    if alpha is None or provenance.kind == "intervals":
+        return "The intervals were made elsewhere and are taken as they came: bounds hold where these do."
+    # As it is printed: tails are checked to be below alpha by more than 1e-11 of it, which is more than its last digit.
+    if not selected_by_estimation(provenance):
+        return (
+            f"Each interval holds with probability 1 - {written(alpha)} over its own noise draws; on average at most "
+            f"{fewer_than(alpha, rows)} of {count(rows)} fail."
+        )
+    return (
+        f"The class was selected by the draws that estimate it, so each row is certified and wrong with probability at most "
+        f"3/2 of alpha = {written(alpha)}; on average at most {fewer_than(1.5 * alpha, rows)} of {count(rows)} are. "
+        "Intervals of rows that are not certified may miss more often. --split keeps some of the draws for the selection: then "
+        "every interval holds with 1 - alpha."
+    )
+
+
+def how_chosen(provenance: Provenance) -> str:
+    """Where labels had a say in which samples are certified, that they had, in a sentence; otherwise nothing."""
+    planned = provenance.planned_radii
+    if planned is None:
+        return ""
+    listed = ", ".join(map(written, planned))
+    return (
+        f"Which samples are certified was decided with the help of their labels, by a run that stopped early and was "
+        f"planned for {'radius' if len(planned) == 1 else 'the radii'} {listed}; bounds over all samples (scope all) do not "
+        "rest on that choice."
+    )
+
+
 def row_factor(provenance: Provenance, everyone: bool) -> float:
     """How many times alpha a row's whole statement may fail with, for joint bounds.
 
-    Where the class was selected by separate draws it is 1. Where it was not, a certified row fails with probability at
-    most 3 alpha / 2 (docs/theory.md), and the interval of an uncertified one, which is then taken at alpha / K, with at most
-    alpha more.
+    Where the class was selected by separate draws it is 1. Where it was not (docs/theory.md, section 7), the chance that a
+    row is certified and wrong is at most 3 alpha / 2; with the interval of an uncertified row, which is then taken at
+    alpha / K, the whole is at most 2 alpha.
 
     Args:
         provenance: of the certificates.
@@ -194,7 +245,7 @@ def row_factor(provenance: Provenance, everyone: bool) -> float:
     """
     if not selected_by_estimation(provenance):
         return 1.0
-    return 2.5 if everyone else 1.5
+    return 2.0 if everyone else 1.5
 
 
 def _by_draws(votes: Ints, draws: Ints, alpha: float) -> Interval:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +33,7 @@ from certcal_ext.intervals.clopper_pearson import Interval
 from certcal_ext.recalibration.maps import RecalibrationMap
 
 if TYPE_CHECKING:
+    from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.intervals.score_cdf import ScoreBand
 
 Floats = NDArray[np.float64]
@@ -106,12 +109,28 @@ class Guarantee:
             return np.ones(self._table.num_rows, np.bool_)
         return self.groups.certified(self.shift(radius))
 
+    @property
+    def radii(self) -> Floats:
+        """(N,) the largest radius at which each prediction is certified, rounded down; -inf where it is not at 0.
+
+        Of another verifier's intervals, the radius that they hold at; infinite where they name none.
+        """
+        if not self.smoothed:
+            known = np.inf if self._made.radius is None else self._made.radius
+            return np.full(self._table.num_rows, known)
+        groups = self.groups
+        margin = groups.probit_lower[groups.group] if groups.margin is None else groups.margin
+        # A sample is certified while ``shifts`` is below its margin: the factor is more than all roundings there, of which
+        # none is small beside a radius that is next to nothing.
+        radii = cast(float, self._made.sigma) * np.maximum(margin, 0.0) * (1.0 - 2.0**-49)
+        return np.where(margin > 0, np.where(radii < 1e-300, 0.0, radii), -np.inf)
+
     def intervals(self, rows: NDArray[np.bool_], radius: float) -> Interval:
         """The confidence intervals of the chosen rows under attack, after recalibration; rounded outward."""
         return self._recalibrated(self._raw(rows, radius))
 
     def shift(self, radius: float) -> float:
-        """Radius over sigma, rounded up: one rounded to nearest could certify a little too much."""
+        """Radius over sigma, rounded up; see ``shifts``."""
         return float(shifts(np.array([radius]), self._made)[0])
 
     def at(self, radius: float) -> CertifiedSet:
@@ -135,24 +154,25 @@ class Guarantee:
         )
 
     def rows(self, radius: float) -> RowBounds:
-        """Every row, the uncertified ones too."""
+        """Every row; the uncertified ones at alpha / K where the estimating draws selected the class."""
         certified = self.certified(radius)
         everyone = np.ones(certified.size, np.bool_)
-        raw = self._raw(everyone, radius)
+        ends = self._raw(everyone, radius)
+        if selected_by_estimation(self._made):
+            other = self._others
+            nothing = Interval(np.zeros(certified.size), np.ones(certified.size))
+            wide = nothing if other is None else other._raw(everyone, radius)
+            pairs = zip(ends, wide, strict=True)
+            ends = Interval(*(np.where(certified, own, end) for own, end in pairs))
         correct = numbers(self._table, "correct")
         gap = None
         if correct is not None:
-            ends = raw
-            if selected_by_estimation(self._made):
-                other = self._others
-                nothing = Interval(np.zeros(certified.size), np.ones(certified.size))
-                ends = nothing if other is None else other._raw(everyone, radius)
             gap = largest_gap(
                 correct.view(np.uint8), *ends, self._image, top=self._made.kind != "scores"
             )
             missing = self._table.column("predicted").fill_null(0).to_numpy() == -1
             gap = np.where(missing, 1.0, gap)
-        return RowBounds(radius, certified, *self._recalibrated(raw), gap)
+        return RowBounds(radius, certified, *self._recalibrated(ends), gap)
 
     def _raw(self, rows: NDArray[np.bool_], radius: float) -> Interval:
         """Intervals of the chosen rows before recalibration."""
@@ -198,7 +218,87 @@ class Guarantee:
 _END_COLUMNS = ("p_lower", "p_upper", "prediction_lower", "runner_up_upper")
 
 
+#: Beyond this many sigmas every interval of float64 ends is [0, 1].
+_FARTHEST = 10.0
+_MOST_RADII = 13
+
+
 def shifts(radii: Floats, made: Provenance) -> Floats:
-    """Radii over sigma, rounded up."""
+    """Radii over sigma, rounded up by more than half a step of the radius.
+
+    One rounded to nearest could certify a little too much. The second step is for the radius itself: 0.3 as a float64 lies
+    below three tenths, and what is said of radius 0.3 has to hold for three tenths.
+    """
     sigma = np.float64(made.sigma or np.nan)  # a smoothed certificate has one
-    return np.where(radii > 0, np.nextafter(radii / sigma, np.inf), 0.0)
+    up = np.nextafter(np.nextafter(radii / sigma, np.inf), np.inf)
+    return np.where(radii > 0, up, 0.0)
+
+
+def certified_radii(certificates: Certificates) -> Floats:
+    """The largest l2 radius at which each sample is certified, rounded down.
+
+    It is that of what certifies the prediction: the votes, not the mean score, and the bound on the next class where that
+    is better.
+
+    Args:
+        certificates: with draws behind them, or a log.
+
+    Returns:
+        (N,) radii in pixel units; -inf where a sample abstains.
+
+    Raises:
+        ValueError: another verifier's intervals, which have no radius of their own.
+
+    Example:
+        >>> from certcal_ext import Certificates
+        >>> certificates = Certificates.from_counts([[990, 10], [500, 500]], [0, 0], sigma=0.25)
+        >>> certified_radii(certificates).round(3)
+        array([0.49, -inf])
+    """
+    if certificates.provenance.sigma is None or certificates.provenance.kind == "intervals":
+        raise ValueError(
+            "certificates: intervals of another verifier hold at one radius; they have no radius a sample"
+        )
+    return Guarantee(certificates.table, certificates.provenance).radii
+
+
+def largest_radius(certificates: Certificates) -> float:
+    """Up to where any sample is certified, rounded down; 0 where none is, or where intervals name no radius.
+
+    Example:
+        >>> from certcal_ext import Certificates
+        >>> round(largest_radius(Certificates.from_counts([[990, 10], [600, 400]], [0, 0], 0.25)), 3)
+        0.49
+    """
+    radii = Guarantee(certificates.table, certificates.provenance).radii
+    largest = float(np.max(radii, initial=0.0))
+    if np.isfinite(largest):
+        return largest
+    return _FARTHEST * (certificates.provenance.sigma or 0.0)
+
+
+def default_radii(certificates: Certificates) -> list[float]:
+    """Round radii from 0 up to the largest certified one, at most 13; those planned for, where samples stopped early.
+
+    Example:
+        >>> from certcal_ext import Certificates
+        >>> counts = np.array([[9990, 10], [8000, 2000]])
+        >>> default_radii(Certificates.from_counts(counts, np.array([0, 0]), sigma=0.25))[:4]
+        [0.0, 0.1, 0.2, 0.3]
+    """
+    if certificates.planned_radii is not None:
+        return sorted(certificates.planned_radii)
+    reach = largest_radius(certificates)
+    if certificates.provenance.kind == "intervals":
+        return [reach]
+    step = _step(Decimal(reach) / _MOST_RADII)
+    count = max(1, math.ceil(Decimal(reach) / step)) if reach else 1
+    return [float(step * k) for k in range(count)]
+
+
+def _step(least: Decimal) -> Decimal:
+    """The smallest of 1, 2, 2.5, 5 times a power of ten that is above ``least``."""
+    scale = Decimal(1).scaleb(least.adjusted() if least else 0)
+    return next(
+        scale * Decimal(by) for by in ("1", "2", "2.5", "5", "10") if scale * Decimal(by) > least
+    )

@@ -34,30 +34,41 @@ class CertificateMakers:
         index: Any = None,
         runner_up: bool = False,
         keep_counts: bool = False,
+        split: int | None = None,
+        seed: int = 0,
     ) -> Certificates:
         """Certificates from votes of a classifier under Gaussian noise.
 
+        With ``selection`` or ``split``, each row's interval holds with probability at least 1 - alpha. With neither, a row
+        is certified and wrong with probability at most 3/2 alpha, and the intervals of rows that are not certified may miss
+        more often (docs/theory.md, section 7); joint bounds account for both.
+
         Args:
-            counts: (N, K) whole numbers, votes of the estimation draws; rows of equal sum.
+            counts: (N, K) whole numbers, votes of the estimation draws; rows of equal sum. With ``split``, of all draws.
             labels: (N,) classes, or None: intervals and predictions are certified, and metrics are
                 not available.
             sigma: standard deviation of the noise, in pixel units.
             alpha: failure probability of one interval, both sides together.
             selection: (N,) classes chosen by separate draws. None chooses the class with most votes
-                (the lowest of equals) in ``counts`` themselves, which the provenance then notes.
+                (the lowest of equals) in ``counts`` themselves, which the provenance then notes, or
+                in the draws of ``split``.
             index: (N,) sample ids; None numbers the rows.
             runner_up: also bounds the most probable other class from above, and certifies the
                 prediction by pA against pB where that is better than pA against 1 - pA. It takes
                 a tenth of alpha; where ``selection`` is None also a union over the classes.
             keep_counts: keeps the votes of all classes, for class-wise metrics.
+            split: so many of each row's draws, taken at random, select the class, and only the
+                others estimate it (see ``split_counts``): the way to intervals that all hold, where
+                one set of draws is all there is. 100 is a usual number.
+            seed: of that choice; fix it before you look at the result.
 
         Returns:
             ``Certificates``.
 
         Raises:
             TypeError: an argument of the wrong kind.
-            ValueError: unequal row sums, fewer than two classes, no samples, or a value out of
-                range.
+            ValueError: unequal row sums, fewer than two classes, no samples, both ``selection`` and
+                ``split``, or a value out of range.
 
         Warns:
             UserWarning: more samples abstain than are certified; the best radius for this n and
@@ -66,7 +77,7 @@ class CertificateMakers:
         result = _built(
             cls,
             sources.of_counts(
-                counts, labels, sigma, alpha, selection, index, runner_up, keep_counts
+                counts, labels, sigma, alpha, selection, index, runner_up, keep_counts, split, seed
             ),
         )
         _warn_of_abstentions(result)
@@ -128,7 +139,8 @@ class CertificateMakers:
             index: (N,) sample ids; None numbers the rows.
 
         Returns:
-            ``Certificates``, which keep the rules of stopping.
+            ``Certificates``, which keep the rules of stopping. Where the run was told the labels, metrics over certified
+            samples are to be had at the radii that it was planned for, and over all samples at any.
 
         Raises:
             TypeError: an argument of the wrong kind.
@@ -198,8 +210,12 @@ class CertificateMakers:
         *,
         runner_up: bool = False,
         keep_counts: bool = False,
+        split: int | None = None,
+        seed: int = 0,
     ) -> Certificates:
         """``from_counts`` on a file of votes (see ``readers.read_counts``).
+
+        A file has one set of draws, which selects the class too, unless ``split`` keeps some of them for that.
 
         Args:
             path: ``.npz`` file with ``counts`` and, where they are known, ``label`` and ``sigma``.
@@ -207,6 +223,8 @@ class CertificateMakers:
             alpha: failure probability of one interval, both sides together.
             runner_up: as in ``from_counts``.
             keep_counts: as in ``from_counts``.
+            split: as in ``from_counts``.
+            seed: as in ``from_counts``.
 
         Returns:
             ``Certificates``.
@@ -225,6 +243,8 @@ class CertificateMakers:
             alpha,
             runner_up=runner_up,
             keep_counts=keep_counts,
+            split=split,
+            seed=seed,
         )
         return result.with_provenance(source=os.fspath(path))
 
@@ -270,6 +290,9 @@ class CertificateMakers:
         confidence: Any = None,
         labels: Any = None,
         predicted: Any = None,
+        *,
+        norm: Any = None,
+        index: Any = None,
     ) -> Certificates:
         """Certificates of another verifier: intervals and predictions that hold under attack.
 
@@ -277,29 +300,38 @@ class CertificateMakers:
             correct: (N,) booleans or 0/1, whether the certified prediction is right.
             lower: (N,) lower ends of the confidence under attack.
             upper: (N,) upper ends.
-            radius: l2 radius at which they hold; a larger one is then an error, and at a smaller
-                one the same intervals are returned, which hold there too. None: they are returned
-                at whatever radius is asked for, unchecked.
+            radius: size of the attacks that they hold against; a larger one is then an error, and
+                at a smaller one the same intervals are returned, which hold there too. None: they
+                are returned at whatever radius is asked for, unchecked.
             confidence: (N,) confidences without an attack, or None.
             labels: (N,) classes, or None.
             predicted: (N,) predicted classes, or None.
+            norm: the norm that ``radius`` is in: "l2", "linf", ..., as text or as a number (2,
+                ``math.inf``). None: it is not known here, and no sentence about these
+                certificates names a norm.
+            index: (N,) sample ids; None numbers the rows.
 
         Returns:
             ``Certificates``; every sample counts as certified.
 
         Raises:
             TypeError: an argument of the wrong kind.
-            ValueError: no samples, shapes that differ, a value out of range, or ``correct`` that
-                contradicts the classes.
+            ValueError: no samples, shapes that differ, a value out of range, ``correct`` that
+                contradicts the classes, or a norm without a radius.
 
         Example:
             >>> from certcal_ext import Certificates
-            >>> certificates = Certificates.from_intervals([1, 0], [0.8, 0.5], [0.9, 0.6], 0.5)
-            >>> certificates.brier(0.5).round(3)
-            array([0.2])
+            >>> certificates = Certificates.from_intervals(
+            ...     [1, 0], [0.8, 0.5], [0.9, 0.6], radius=8 / 255, norm="linf"
+            ... )
+            >>> certificates.brier(8 / 255).round(3), certificates.provenance.norm
+            (array([0.2]), 'linf')
         """
         return _built(
-            cls, sources.of_intervals(correct, lower, upper, radius, confidence, labels, predicted)
+            cls,
+            sources.of_intervals(
+                correct, lower, upper, radius, confidence, labels, predicted, norm, index
+            ),
         )
 
 

@@ -20,7 +20,18 @@ Kind = Literal["votes", "scores", "log", "intervals"]
 Interval = Literal["clopper-pearson", "sequence", "hoeffding", "bernstein", "betting", "cdf"]
 
 #: Version of the stored form; raised when a reader of an older one would misread it.
-_FORMAT = 2
+_FORMAT = 3
+
+#: Up to this form every table said l2, those of intervals too, whatever norm they hold in.
+_ALWAYS_L2 = 2
+
+#: The norms that have a name here, by how others write them.
+_NORMS = {
+    **dict.fromkeys(("0", "l0", "l_0"), "l0"),
+    **dict.fromkeys(("1", "1.0", "l1", "l_1"), "l1"),
+    **dict.fromkeys(("2", "2.0", "l2", "l_2", "euclidean"), "l2"),
+    **dict.fromkeys(("inf", "linf", "l_inf", "l-inf", "linfty", "l_infty", "infinity"), "linf"),
+}
 
 
 _TEXTS = (
@@ -53,6 +64,34 @@ def created_now() -> str:
         raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {given!r}") from error
 
 
+def norm_name(norm: Any) -> str:
+    """The name under which a norm is stored and compared.
+
+    Args:
+        norm: "l2", "linf", ..., as a number (2, ``math.inf``), or any other short text, which is kept as it is.
+
+    Returns:
+        "l0", "l1", "l2", "linf", or the text itself.
+
+    Raises:
+        TypeError: neither text nor a number.
+        ValueError: an empty text.
+
+    Source:
+        This project.
+
+    Example:
+        >>> norm_name("L_inf"), norm_name(2)
+        ('linf', 'l2')
+    """
+    if isinstance(norm, bool) or not isinstance(norm, str | int | float):
+        raise TypeError(f'norm: expected a text such as "l2" or "linf", got {norm!r}')
+    text = str(norm).strip()
+    if not text:
+        raise ValueError(f"norm: expected the name of a norm, got {norm!r}")
+    return _NORMS.get(text.lower(), text)
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What a certificate was made from. Fields that do not apply or are not known are None.
@@ -65,12 +104,14 @@ class Provenance:
         n0: draws that selected the class.
         n: draws that estimated its probability.
         seed: key of the noise.
-        radius: l2 radius at which intervals of another verifier hold; None: whatever radius is
-            asked for.
+        radius: size of the attacks that intervals of another verifier hold against; None: whatever
+            radius is asked for.
         num_classes: number of classes.
         model_hash: hash of the model's weights.
         precision: number format in which the model ran.
-        norm: norm of the attack.
+        norm: norm of the attack. Gaussian smoothing certifies "l2", which None stands for there;
+            intervals of another verifier have the norm that they were given with, and a ``radius``
+            with it; None: the verifier's, which no sentence may then name.
         interval: how intervals were made from draws; None: Clopper-Pearson, or another verifier.
         recalibration: JSON of the monotone map that confidences go through, or None.
         stopping: JSON of the rule by which samples stopped early, or None.
@@ -99,7 +140,7 @@ class Provenance:
     num_classes: int | None = None
     model_hash: str | None = None
     precision: str | None = None
-    norm: str = "l2"
+    norm: str | None = None
     interval: str | None = None
     recalibration: str | None = None
     stopping: str | None = None
@@ -128,18 +169,42 @@ class Provenance:
                 _check.whole_number(name, getattr(self, name), least)
         if self.radius is not None:
             _check.radius("radius", self.radius)
+        self._settle_norm(smoothed)
         if self.interval not in (None, *get_args(Interval)):
             raise ValueError(
                 f"interval: expected one of {', '.join(get_args(Interval))}, got {self.interval!r}"
             )
         for name in _TEXTS:
             _require_text(name, getattr(self, name), optional=True)
-        for name in ("norm", "package_version", "created"):
+        for name in ("package_version", "created"):
             _require_text(name, getattr(self, name), optional=False)
         if not isinstance(self.notes, tuple):
             raise TypeError(f"notes: expected a tuple of str, got {type(self.notes).__name__}")
         for note in self.notes:
             _require_text("notes", note, optional=False)
+
+    def _settle_norm(self, smoothed: bool) -> None:
+        if self.norm is not None:
+            object.__setattr__(self, "norm", norm_name(self.norm))
+        elif smoothed:
+            object.__setattr__(self, "norm", "l2")
+        if self.norm is not None and not smoothed and self.radius is None:
+            raise ValueError(
+                f"radius: expected the size in the {self.norm} norm at which the intervals hold, got None"
+            )
+
+    @property
+    def planned_radii(self) -> tuple[float, ...] | None:
+        """The l2 radii that a run which stopped samples early was planned for; None where none was.
+
+        With labels, only there does the run mean to certify the samples that all draws would certify: elsewhere, wrong
+        samples may be missing because they were not worth their draws.
+        """
+        if self.stopping is None:
+            return None
+        from certcal_ext.stopping.rules import Stopping
+
+        return Stopping.from_json(self.stopping).radii
 
     def to_json(self) -> str:
         """The text that is stored with the table."""
@@ -172,6 +237,9 @@ class Provenance:
             raise ValueError(
                 f"provenance: expected the fields {', '.join(sorted(missing))}, which are missing"
             )
+        unnamed = values.get("norm") == "l2" or values.get("radius") is None
+        if stored["format"] <= _ALWAYS_L2 and values["kind"] == "intervals" and unnamed:
+            values["norm"] = None
         if isinstance(values.get("notes"), list):
             values["notes"] = tuple(values["notes"])
         return cls(**values)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext.certificates.evidence import (
     SHARED_DRAWS,
+    SHARED_MEANING,
+    TOLD_LABELS,
     Ends,
     runner_up_votes,
     score_ends,
@@ -26,6 +28,7 @@ from certcal_ext.certificates.readers import (
     read_cohen_log,
     votes_of_radius,
 )
+from certcal_ext.certificates.selection import split_counts
 from certcal_ext.certificates.table import build
 from certcal_ext.intervals.clopper_pearson import MAX_DRAWS, clopper_pearson
 
@@ -44,9 +47,21 @@ def of_counts(
     index: Any,
     runner_up: bool,
     keep_counts: bool,
+    split: int | None,
+    seed: int,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_counts``, which documents arguments and errors."""
     matrix = counts_matrix("counts", counts)
+    notes: tuple[str, ...] = (SHARED_DRAWS, SHARED_MEANING) if selection is None else ()
+    if split is not None:
+        if selection is not None:
+            raise ValueError("split: expected None where selection is given, as it selects too")
+        given = int(matrix[0].sum())
+        selection, matrix = split_counts(matrix, split, seed)
+        notes = (
+            f"the class was selected by {split} of {given} given draws, taken at random (seed {seed}), and estimated by the "
+            "others",
+        )
     rows, classes = matrix.shape
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
@@ -74,10 +89,11 @@ def of_counts(
         kind="votes",
         sigma=scale,
         alpha=risk,
+        n0=split,
         n=draws,
         num_classes=classes,
         interval="clopper-pearson",
-        notes=(SHARED_DRAWS,) if selection is None else (),
+        notes=notes,
     )
     return build(columns, rows), provenance
 
@@ -145,8 +161,20 @@ def of_adaptive(
         n=int(drawn.max()),
         interval="clopper-pearson" if staged else "sequence",
         stopping=rules.to_json(),
+        notes=_planning_notes(result),
     )
     return build(columns, rows), provenance
+
+
+def _planning_notes(result: AdaptiveResult) -> tuple[str, ...]:
+    notes: tuple[str, ...] = () if result.correct is None else (TOLD_LABELS,)
+    stretched = result.plans[-1].tolerance_factor if result.plans else 1.0
+    if stretched > 1.01:  # the program solves to less than that
+        notes += (
+            f"max_draws was too few for the tolerance of {result.stopping.tolerance!r}: the plan allowed {stretched:.3g} "
+            "times as much",
+        )
+    return notes
 
 
 def of_scores(
@@ -289,12 +317,14 @@ def of_intervals(
     confidence: Any,
     labels: Any,
     predicted: Any,
+    norm: Any,
+    index: Any,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_intervals``, which documents arguments and errors."""
     right, low, high = _check.intervals(correct, lower, upper)
     rows = right.size
     columns = {
-        "index": np.arange(rows),
+        "index": np.arange(rows) if index is None else _check.int_vector("index", index, rows),
         "label": None if labels is None else _check.int_vector("labels", labels, rows),
         "predicted": None if predicted is None else _classes("predicted", predicted, rows, None),
         "correct": right.astype(np.bool_),
@@ -306,7 +336,7 @@ def of_intervals(
         "p_lower": low,
         "p_upper": high,
     }
-    return build(columns, rows), Provenance(kind="intervals", radius=radius)
+    return build(columns, rows), Provenance(kind="intervals", radius=radius, norm=norm)
 
 
 def sigma_of(stored: VoteCounts, sigma: float | None, path: str | PathLike[str]) -> float:

@@ -10,14 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext import _check
+from certcal_ext._rounding import rounded_up
 from certcal_ext.certificates.validity import raised, sum_of_largest
 from certcal_ext.metrics.brier_ece import brier, certified_brier, certified_ece, ece
 from certcal_ext.metrics.ks_mce import certified_ks, certified_mce
+from certcal_ext.metrics.log_loss import (
+    Clip,
+    certified_log_loss,
+    checked_clip,
+    rounded_up_from_wide,
+)
+from certcal_ext.metrics.selective import checked_threshold
 
 METRICS = ("brier", "ece", "ks", "mce", "log_loss", "selective_risk")
 
@@ -56,12 +66,40 @@ class Choices:
         closed: which end of a bin belongs to it.
         clip: confidences are reported in [clip, 1 - clip] (log loss); None does not clip.
         threshold: confidence from which a prediction is accepted (selective risk).
+        dtype: the floating-point format that the deployed model clips in.
     """
 
     edges: Floats
     closed: str = "right"
     clip: float | None = None
     threshold: float = 0.5
+    dtype: str = "float64"
+
+    @property
+    def reporting(self) -> Clip:
+        """``clip`` and ``dtype`` in one."""
+        return Clip(self.clip, self.dtype)
+
+
+def checked_choices(
+    bins: Any = 15,
+    edges: Any = None,
+    closed: Any = "right",
+    clip: Any = None,
+    threshold: Any = 0.5,
+    dtype: Any = "float64",
+) -> Choices:
+    """The one check of the options of metrics; every function that takes some of them ends here.
+
+    Raises:
+        TypeError: an option of the wrong kind.
+        ValueError: an option out of range.
+    """
+    borders = _check.bin_edges(bins, edges)
+    side = "left" if _check.closed_left(closed) else "right"
+    reporting = checked_clip(clip, dtype)
+    accept = checked_threshold(threshold)
+    return Choices(borders, side, reporting.clip, accept, reporting.dtype)
 
 
 @dataclass(frozen=True)
@@ -122,17 +160,22 @@ def _brier_worst(samples: Samples, choices: Choices) -> float:
 
 
 def _log_terms(samples: Samples, choices: Choices) -> tuple[Floats, float]:
-    gaps = np.concatenate((_gap(samples), samples.gap))
-    least = 0.0 if choices.clip is None else choices.clip
-    with np.errstate(divide="ignore"):
-        most = float(-np.log(least)) if least else float("inf")
-        values = -np.log(np.maximum(1.0 - gaps, least))
-    # Above the exact values: 1 - gap is off by half a rounding step, which matters most where it is small.
-    slack = 2.0**-50 + 2.0**-52 / np.maximum(1.0 - gaps, 2.0**-53)
-    values = np.where(
-        np.isfinite(values), np.minimum(np.maximum(values, 0.0) + slack, most), values
-    )
-    return values, most
+    reporting, gap = choices.reporting, samples.gap
+    own = reporting.losses(samples.correct, samples.lower, samples.upper)
+    # An uncertified sample is right with a confidence of at least 1 - gap, or wrong with one of at most gap. What is
+    # reported is not symmetric (1 - clip is rounded), so the costlier of the two. 1 - gap is exact from 1/2 on.
+    right = np.ones(gap.size, np.uint8)
+    least = np.where(gap >= 0.5, 1.0 - gap, np.nextafter(1.0 - gap, 0.0))
+    rest = np.maximum(reporting.losses(right, least, gap), reporting.losses(1 - right, least, gap))
+    most = reporting.largest
+    return np.minimum(rounded_up_from_wide(np.concatenate((own, rest))), most), most
+
+
+def _log_worst(samples: Samples, choices: Choices) -> float:
+    if samples.gap.size:
+        return float(_mean_of_terms(_log_terms)[0](samples, choices))
+    rows = samples.correct, samples.lower, samples.upper
+    return certified_log_loss(*rows, choices.clip, choices.dtype).value
 
 
 def _gap(samples: Samples) -> Floats:
@@ -201,7 +244,7 @@ def _risk_failed(samples: Samples, choices: Choices, k: int) -> float:
     """Wrong among accepted at worst; a failed sample is accepted and wrong, first those that were accepted and right."""
     stay, wrong = accepted(samples, choices)
     wrong, stay = min(wrong + k, len(samples)), max(stay - k, 0)
-    return 0.0 if not wrong else min(1.0, raised(wrong / (wrong + stay)))
+    return rounded_up(Fraction(wrong, wrong + stay)) if wrong else 0.0
 
 
 def _risk_worst(samples: Samples, choices: Choices) -> float:
@@ -252,8 +295,9 @@ _TABLE = {
     "log_loss": _metric(
         "log_loss",
         _mean_of_terms(_log_terms),
-        lambda s, c: _mean_of_terms(_log_terms)[0](_point(s), c),
+        lambda s, c: _log_worst(_point(s), c),
         _log_terms,
+        _log_worst,
     ),
     "selective_risk": _metric(
         "selective_risk", (_risk_worst, _risk_failed), lambda s, c: _risk_worst(_point(s), c)

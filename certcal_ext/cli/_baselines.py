@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from certcal_ext import _claims
 from certcal_ext.cli._common import console, note
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def by_radius(
         chosen = certificates.at(radius)
         if not len(chosen):
             continue
-        note(f"lower estimates at radius {radius:g}, {len(chosen):,} samples")
+        note(f"lower estimates at radius {_claims.size(radius)}, {len(chosen):,} samples")
         sample = (chosen.correct, chosen.lower, chosen.upper)
         row: dict[str, Any] = {"radius": radius, "samples": len(chosen)}
         row["exact"] = certified_ece(*sample, **binning).value
@@ -46,23 +47,21 @@ def by_radius(
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The table on stdout."""
-    from certcal_ext.report import words
-
     heads = ["Radius", "Samples", "Exact"]
     for name in _NAMES.values():
         heads += [name, "missed", "seconds"]
     cells = []
     for row in rows:
         line = [
-            words.number(row["radius"]),
-            words.count(row["samples"]),
-            words.at_most(row["exact"]),
+            _claims.size(row["radius"]),
+            _claims.count(row["samples"]),
+            _claims.at_most(row["exact"]),
         ]
         for name in _NAMES:
             found = row[name]
-            line.append(words.fixed(found["value"]))
-            line.append(words.fixed(row["exact"] - found["value"]))
-            line.append(words.fixed(found["seconds"], 2))
+            line.append(_claims.at_least(found["value"]))
+            line.append(_claims.fixed(row["exact"] - found["value"]))
+            line.append(_claims.fixed(found["seconds"], 2))
         cells.append(line)
     _print("Certified ECE beside the paper's own estimates, which can only be lower", heads, cells)
 
@@ -91,7 +90,7 @@ def attacked(
                 "--max-attacked: these certificates hold no confidences without attack"
             )
         sample = (chosen.correct, chosen.lower, chosen.upper)
-        note(f"mixed-integer program at radius {radius:g}, {len(chosen):,} samples")
+        note(f"mixed-integer program at radius {_claims.size(radius)}, {len(chosen):,} samples")
         found = certified_ece_milp(
             *sample,
             **binning,
@@ -117,17 +116,15 @@ def attacked(
 
 def show_attacked(rows: list[dict[str, Any]]) -> None:
     """The table on stdout."""
-    from certcal_ext.report import words
-
     heads = ["Radius", "Samples", "Attacked", "Bound", "Reached", "All attacked", "Solver"]
     cells = [
         [
-            words.number(row["radius"]),
-            words.count(row["samples"]),
-            words.count(row["attacked"]),
-            words.at_most(row["bound"]),
-            words.fixed(row["incumbent"]),
-            words.at_most(row["all_attacked"]),
+            _claims.size(row["radius"]),
+            _claims.count(row["samples"]),
+            _claims.count(row["attacked"]),
+            _claims.at_most(row["bound"]),
+            _claims.at_least(row["incumbent"]),
+            _claims.at_most(row["all_attacked"]),
             f"{row['status']}, {row['seconds']:.1f} s",
         ]
         for row in rows

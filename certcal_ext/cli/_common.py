@@ -105,6 +105,8 @@ def read_certificates(
     alpha: float | None,
     runner_up: bool = False,
     keep_counts: bool = False,
+    split: int | None = None,
+    split_seed: int = 0,
 ) -> Certificates:
     """Certificates from Parquet, vote counts (``.npz``) or a certification log, told by content.
 
@@ -115,6 +117,8 @@ def read_certificates(
         alpha: failure probability of an interval; None is 0.001, and a Parquet file has its own.
         runner_up: also bound the next class, from counts.
         keep_counts: keep the votes of all classes, from counts.
+        split: draws of counts that select the class.
+        split_seed: of their choice.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -132,19 +136,30 @@ def read_certificates(
                 raise ValueError(
                     f"--{name}: a Parquet file of certificates has its own; leave it out"
                 )
-        if runner_up:
-            raise ValueError("--runner-up: a file of certificates was made with or without it")
+        for name, asked in (("runner-up", runner_up), ("split", split is not None)):
+            if asked:
+                raise ValueError(f"--{name}: a file of certificates was made with or without it")
         return Certificates.from_parquet(path)
     alpha = 1e-3 if alpha is None else alpha
     if magic[:2] == b"PK" or path.suffix == ".npz":
         certificates = Certificates.from_npz(
-            path, sigma=sigma, alpha=alpha, runner_up=runner_up, keep_counts=keep_counts
+            path,
+            sigma=sigma,
+            alpha=alpha,
+            runner_up=runner_up,
+            keep_counts=keep_counts,
+            split=split,
+            seed=split_seed,
         )
-        if n is not None and n != certificates.provenance.n:
-            raise ValueError(f"--n: {path} says {certificates.provenance.n}, got {n}")
+        draws = (certificates.provenance.n or 0) + (split or 0)
+        if n is not None and n != draws:
+            raise ValueError(f"--n: {path} says {draws}, got {n}")
         return certificates
-    if runner_up:
-        raise ValueError("--runner-up: a certification log does not hold the votes of all classes")
+    for name, asked in (("runner-up", runner_up), ("split", split is not None)):
+        if asked:
+            raise ValueError(
+                f"--{name}: a certification log does not hold the votes of all classes"
+            )
     if sigma is None or n is None:
         name = "sigma" if sigma is None else "n"
         raise ValueError(
@@ -253,15 +268,13 @@ def print_curve(curve: Curve, title: str, footnote: str) -> None:
 
 def meaning(certificates: Certificates) -> str:
     """What the table claims, in a few lines."""
-    alpha = certificates.provenance.alpha
-    sure = (
-        "Bounds hold where the given intervals hold."
-        if alpha is None
-        else f"Each interval behind them holds with probability 1 - {alpha:g}; on average at most "
-        f"{alpha * len(certificates):.3g} of {len(certificates):,} fail."
-    )
+    from certcal_ext.certificates.evidence import how_chosen, how_sure
+
+    made = certificates.provenance
+    sure = f"{how_sure(made, len(certificates))} {how_chosen(made)}".rstrip()
     return (
-        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; "
-        f"certified columns are rounded up. {sure} Const. Brier is what a constant confidence would "
-        "score; the bound is better where the skill is above 0."
+        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; bounds are rounded up, "
+        "accuracies, constant and skill down, and hold where all intervals do. "
+        f"{sure} Const. Brier is what a constant confidence would score; "
+        "the bound is better where the skill is above 0."
     )

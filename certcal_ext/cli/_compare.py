@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from certcal_ext import _claims
 from certcal_ext.cli._common import console, read_certificates
 
 if TYPE_CHECKING:
@@ -67,8 +68,6 @@ def show(rows: list[dict[str, Any]], models: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from certcal_ext.report import words
-
     for metric in _METRICS:
         for samples, title in _SAMPLES.items():
             table = Table(
@@ -83,7 +82,7 @@ def show(rows: list[dict[str, Any]], models: Sequence[str]) -> None:
             chosen = [row for row in rows if (row["metric"], row["samples"]) == (metric, samples)]
             for first in range(0, len(chosen), len(models)):
                 line = chosen[first : first + len(models)]
-                cells = [words.number(line[0]["radius"]), words.count(line[0]["count"])]
-                cells += [words.at_most(row["worst"]) + " *" * row["best"] for row in line]
+                cells = [_claims.size(line[0]["radius"]), _claims.count(line[0]["count"])]
+                cells += [_claims.at_most(row["worst"]) + " *" * row["best"] for row in line]
                 table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
             console().print(table)

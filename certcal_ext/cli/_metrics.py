@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from certcal_ext import _claims
 from certcal_ext.cli._common import console
 
 if TYPE_CHECKING:
@@ -99,8 +100,6 @@ def show(found: Sequence[MetricCurve], title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from certcal_ext.report import words
-
     joint = any(curve.joint is not None for curve in found)
     population = any(curve.population is not None for curve in found)
     table = Table(
@@ -115,29 +114,23 @@ def show(found: Sequence[MetricCurve], title: str) -> None:
         for at in range(len(curve)):
             cells = [
                 _TITLES[curve.metric] if at == 0 else "",
-                words.number(curve.radius[at]),
-                words.count(curve.samples[at]),
-                words.fixed(curve.plain[at]),
-                _bound(curve.worst[at]),
+                _claims.size(curve.radius[at]),
+                _claims.count(curve.samples[at]),
+                _claims.fixed(curve.plain[at]),
+                _claims.at_most(curve.worst[at]),
             ]
             if joint:
                 cells += ["", ""]
                 if curve.joint is not None and curve.method is not None:
-                    cells[-2:] = [_bound(curve.joint[at]), str(curve.method[at])]
+                    cells[-2:] = [_claims.at_most(curve.joint[at]), str(curve.method[at])]
             if population:
                 value = float("nan") if curve.population is None else curve.population[at]
-                cells.append(_bound(value))
+                cells.append(_claims.at_most(value))
             table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
         table.add_section()
     console().print(table)
     for curve in found:
         typer.echo(curve.statement(len(curve) - 1))
-
-
-def _bound(value: float) -> str:
-    from certcal_ext.report import words
-
-    return "infinite" if value == float("inf") else words.at_most(value)
 
 
 def equal_mass(certificates: Certificates, bins: int, edges: object) -> list[float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from certcal_ext import _claims
 from certcal_ext.cli._common import console
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ def show(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from certcal_ext.report import words
-
     table = Table(
         title=Text("What more draws would be expected to give: estimates, nothing is certified"),
         box=SIMPLE_HEAD,
@@ -95,12 +94,12 @@ def show(rows: list[dict[str, Any]]) -> None:
         if last not in (None, row["radius"]):
             table.add_section()
         cells = [
-            words.number(row["radius"]) if row["radius"] != last else "",
+            _claims.size(row["radius"]) if row["radius"] != last else "",
             f"x {row['factor']:g}",
-            words.count(row["draws"]),
-            words.count(row["certified"]),
-            words.fixed(row["certified_ece"]),
-            words.fixed(row["certified_brier"]),
+            _claims.count(row["draws"]),
+            _claims.count(row["certified"]),
+            _claims.fixed(row["certified_ece"]),
+            _claims.fixed(row["certified_brier"]),
         ]
         last = row["radius"]
         table.add_row(*(Text(cell, no_wrap=True) for cell in cells))

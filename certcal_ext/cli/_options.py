@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Options that several subcommands share, each with its help text."""
+"""Options that several subcommands share: groups of them, and single ones, each with its help text."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from certcal_ext.datasets import ImageData
 
 Model = Annotated[
     str,
@@ -77,3 +83,77 @@ AlphaOfFile = Annotated[
         show_default=False,
     ),
 ]
+
+SplitOfFile = Annotated[
+    int | None,
+    typer.Option(
+        "--split",
+        help="Draws of the counts, taken at random, that only select the class; the others estimate it, and every interval "
+        "holds with 1 - alpha. Without, the same draws do both. 100 is a usual number.",
+        show_default=False,
+    ),
+]
+
+SplitSeed = Annotated[
+    int,
+    typer.Option("--split-seed", help="Seed of --split; fix it before you look at the result."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """Which images, with their labels."""
+
+    data: Data
+    labels: Labels = None
+    images_key: ImagesKey = "images"
+    labels_key: LabelsKey = "labels"
+    max_value: MaxValue = 255.0
+
+    def load(self, skip: int = 0, limit: int | None = None) -> ImageData:
+        """Reads them.
+
+        Raises:
+            FileNotFoundError: a file does not exist.
+            ValueError: a file cannot be read, or holds something else.
+        """
+        from certcal_ext.datasets import load_images
+
+        return load_images(
+            self.data,
+            self.labels,
+            images_key=self.images_key,
+            labels_key=self.labels_key,
+            max_value=self.max_value,
+            skip=skip,
+            limit=limit,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SomeImageOptions(ImageOptions):
+    """Which of the images, too."""
+
+    skip: Skip = 0
+    limit: Annotated[
+        int | None, typer.Option(help="Take at most this many images.", show_default=False)
+    ] = None
+
+    def load_some(self) -> ImageData:
+        """Reads those asked for; errors as ``load``."""
+        return self.load(self.skip, self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and where it runs."""
+
+    model: Model
+    weights: Weights = None
+    device: Device = "auto"
+
+    def load(self) -> torch.nn.Module:
+        """Builds the model on the CPU and loads its weights; errors as ``load_model``."""
+        from certcal_ext.models import load_model
+
+        return load_model(self.model, self.weights)

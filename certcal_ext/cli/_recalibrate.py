@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from certcal_ext import _claims
 from certcal_ext.cli._common import console
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ class Gain:
         from rich.table import Table
         from rich.text import Text
 
-        from certcal_ext.report import words
-
         table = Table(
             title=Text(f"Recalibration, before and after ({self.split.kind})"),
             box=SIMPLE_HEAD,
@@ -73,25 +72,25 @@ class Gain:
             table.add_column(head, justify="right")
         for radius, report in rows:
             if report is None:
-                table.add_row(words.number(radius))
+                table.add_row(_claims.size(radius))
                 continue
             before, after = report.before, report.after
             cells = [
-                words.number(radius),
-                words.at_most(before.certified_brier),
-                words.at_most(after.certified_brier),
-                words.at_most(before.certified_ece),
-                words.at_most(after.certified_ece),
-                words.fixed(report.constant_brier),
-                words.fixed(before.resolution),
-                words.fixed(after.resolution),
-                words.fixed(before.auroc, 3),
-                words.fixed(after.auroc, 3),
+                _claims.size(radius),
+                _claims.at_most(before.certified_brier),
+                _claims.at_most(after.certified_brier),
+                _claims.at_most(before.certified_ece),
+                _claims.at_most(after.certified_ece),
+                _claims.at_least(report.constant_brier),
+                _claims.fixed(before.resolution),
+                _claims.fixed(after.resolution),
+                _claims.fixed(before.auroc, 3),
+                _claims.fixed(after.auroc, 3),
             ]
             table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
         console().print(table)
         typer.echo(
-            f"The map was fitted to the worst case at radius {self.split.radius:g} of "
+            f"The map was fitted to the worst case at radius {_claims.size(self.split.radius)} of "
             f"{len(self.split.fitting):,} samples; all numbers are of the other "
             f"{len(self.split.plain):,}. Resolution and AUROC say what the confidences still tell: a "
             "constant has none."
@@ -104,12 +103,22 @@ class Gain:
 
 
 def split_and_fit(
-    certificates: Certificates, kind: str, radius: float | None, radii: Sequence[float]
+    certificates: Certificates, kind: str, radius: float | None, radii: Sequence[float] | None
 ) -> Gain:
-    """Fits on one half; the radius is the largest listed one with half of the samples certified, where not given."""
-    from certcal_ext.recalibration.split import recalibrate_split
+    """Fits on one half, at a radius that the other half has no say in.
+
+    Args:
+        certificates: the samples.
+        kind: of the map.
+        radius: to fit at; None takes the largest of ``radii`` at which half of the fitting half is certified.
+        radii: that were asked for; None takes the default ones of the fitting half.
+    """
+    from certcal_ext.certificates.guarantee import default_radii
+    from certcal_ext.recalibration.split import halves, recalibrate_split
 
     if radius is None:
-        enough = [r for r in radii if 2 * len(certificates.at(r)) >= len(certificates)]
-        radius = max(enough, default=min(radii))
+        fitting, _ = halves(certificates)
+        listed = default_radii(fitting) if radii is None else radii
+        enough = [r for r in listed if 2 * len(fitting.at(r)) >= len(fitting)]
+        radius = max(enough, default=min(listed))
     return Gain(recalibrate_split(certificates, radius, kind))

@@ -366,12 +366,32 @@ def _show(
     )
     for name in ("ece", "brier", "ks", "mce", "confidence"):
         typer.echo(f"  {name:<11} {getattr(before, name):.4f} -> {getattr(after, name):.4f}")
-    for row in () if bound is None else bound.rows:
-        typer.echo(
-            f"  on {row.certified:,} images certified at this radius: ECE {row.clean_ece:.4f} <= "
-            f"{row.attack_ece:.4f} <= {row.bound_ece:.4f} (certified), Brier {row.clean_brier:.4f} "
-            f"<= {row.attack_brier:.4f} <= {row.bound_brier:.4f} (certified)"
-        )
+    for line in () if bound is None else _beside(bound):
+        typer.echo(line)
     typer.echo(f"table:  {out}")
     if report is not None:
         typer.echo(f"report: {report}")
+
+
+def _beside(bound: BoundReport) -> list[str]:
+    """Attack and bound of each radius in words: bounds rounded up, probabilities of holding down."""
+    from certcal_ext._claims import at_most, fixed, sureness
+
+    lines = [
+        f"  on {row.certified:,} images certified at this radius: "
+        + "; ".join(
+            f"{name} {fixed(clean)} -> {fixed(attack)}, certified {at_most(worst)} where all intervals hold, "
+            f"{at_most(joint)} where up to {bound.allowed} of them fail"
+            for name, clean, attack, worst, joint in (
+                ("ECE", row.clean_ece, row.attack_ece, row.bound_ece, row.joint_ece),
+                ("Brier", row.clean_brier, row.attack_brier, row.bound_brier, row.joint_brier),
+            )
+        )
+        for row in bound.rows
+    ]
+    sure = sureness(bound.false_alarm).replace("\N{NO-BREAK SPACE}", " ")
+    lines.append(
+        f"  outside their intervals: {len({one.index for one in bound.outside}):,} samples, by chance at most "
+        f"{bound.allowed:,} with probability at least {sure}; bounds assume exact Gaussian noise"
+    )
+    return lines

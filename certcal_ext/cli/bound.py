@@ -125,7 +125,7 @@ def bound(
         float | None,
         typer.Option(
             help="Radius that the map is fitted at. Default: the largest one listed at which half "
-            "of the samples are certified.",
+            "of the fitting half is certified.",
             show_default=False,
         ),
     ] = None,
@@ -166,6 +166,8 @@ def bound(
     sigma: _options.SigmaOfFile = None,
     n: _options.DrawsOfFile = None,
     alpha: _options.AlphaOfFile = None,
+    split: _options.SplitOfFile = None,
+    split_seed: _options.SplitSeed = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="Also write the certificates to this Parquet file.", show_default=False),
@@ -176,29 +178,26 @@ def bound(
 ) -> None:
     """Certified accuracy, calibration error and Brier score at many radii, from FILE."""
     with _common.user_errors():
+        from certcal_ext.certificates.guarantee import default_radii
         from certcal_ext.cli import _baselines, _compare, _metrics, _more_draws, _recalibrate
-        from certcal_ext.report.facts import default_radii
 
         _common.writable(out, "--out")
         names = _metrics.chosen(
             metrics, asked_more=delta is not None or population or scope != "certified"
         )
-        listed = _common.numbers("--radii", radii)
+        asked = _common.numbers("--radii", radii)
         limits = _common.numbers("--edges", edges)
+        source: dict[str, Any] = {"sigma": sigma, "n": n, "alpha": alpha, "runner_up": runner_up}
+        source |= {"split": split, "split_seed": split_seed}
         certificates = _common.read_certificates(
-            file,
-            sigma=sigma,
-            n=n,
-            alpha=alpha,
-            runner_up=runner_up,
-            keep_counts="classwise_ece" in names,
+            file, keep_counts="classwise_ece" in names, **source
         )
-        listed = default_radii(certificates) if listed is None else listed
+        listed = default_radii(certificates) if asked is None else asked
         if equal_mass:
             limits = _metrics.equal_mass(certificates, bins, limits)
         gain = None
         if recalibrate is not None:
-            gain = _recalibrate.split_and_fit(certificates, recalibrate, fit_radius, listed)
+            gain = _recalibrate.split_and_fit(certificates, recalibrate, fit_radius, asked)
             certificates = gain.certified
         binning: dict[str, Any] = {"bins": bins, "edges": limits, "closed": closed}
         curve = certificates.curve(listed, **binning)
@@ -216,9 +215,7 @@ def bound(
         )
         models, beside = {}, None
         if compare:
-            models = _compare.read_others(
-                file, certificates, compare, sigma=sigma, n=n, alpha=alpha, runner_up=runner_up
-            )
+            models = _compare.read_others(file, certificates, compare, **source)
             beside = _compare.records(models, listed, binning)
         gains = None if gain is None else gain.by_radius(listed, binning)
         estimates = _baselines.by_radius(certificates, listed, binning) if baselines else None
@@ -238,6 +235,7 @@ def bound(
                     "bins": bins if limits is None else len(limits) - 1,
                     "edges": limits,
                     "closed": closed,
+                    "planned_radii": certificates.planned_radii,
                     "radii": _common.curve_records(curve),
                     "metrics": _metrics.records(found),
                     "recalibration": None if gain is None else gain.records(gains),

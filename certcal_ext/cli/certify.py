@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from certcal_ext import _claims
 from certcal_ext._progress import duration, shown
 from certcal_ext.cli import _common, _config, _options, _run_options
 from certcal_ext.cli._preflight import (
@@ -241,9 +242,8 @@ def _forecast(
     places = f"{where.type} in {processes} processes" if processes > 1 else f"{where}"
     return (
         f"{size:,} images x {n0 + n:,} draws = {expected.draws:,} forward passes on {places}, "
-        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}; with n = "
-        f"{n:,} and alpha = {options['alpha']:g} no radius beyond {expected.best_radius:.4g} can be "
-        "certified"
+        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}; all {n:,} votes for one "
+        f"class would certify radius {_claims.size(expected.best_radius, 4)} at alpha = {_claims.failure(options['alpha'])}"
     )
 
 
@@ -274,7 +274,7 @@ def _show(
     seconds: float,
     as_json: bool,
 ) -> None:
-    from certcal_ext.report.facts import default_radii
+    from certcal_ext.certificates.guarantee import default_radii
 
     abstained = int(certificates.abstained.sum())
     curve = None if images.labels is None else certificates.curve(default_radii(certificates))
@@ -321,11 +321,11 @@ def _command(
     """The command line as the page shows it."""
     words = ["certcal certify", f"--model {model}"]
     words += [f"--weights {weights}"] if weights is not None else []
-    words += [f"--data {data}", f"--sigma {sigma:g}"]
+    words += [f"--data {data}", f"--sigma {_claims.written(sigma)}"]
     words += [
         f"--n0 {options['n0']}",
         f"--n {options['n']}",
-        f"--alpha {options['alpha']:g}",
+        f"--alpha {_claims.written(options['alpha'])}",
         f"--seed {seed}",
     ]
     if options.get("confidence") == "scores":

@@ -49,6 +49,8 @@ def export(
     sigma: _options.SigmaOfFile = None,
     n: _options.DrawsOfFile = None,
     alpha: _options.AlphaOfFile = None,
+    split: _options.SplitOfFile = None,
+    split_seed: _options.SplitSeed = 0,
     as_json: _options.Json = False,
 ) -> None:
     """Writes FILE as a log, a spreadsheet's table, JSON or Parquet.
@@ -63,7 +65,9 @@ def export(
             raise ValueError(
                 f"--to: expected a file ending in {', '.join(forms.FORMATS)}, got {to.name}"
             )
-        certificates = _common.read_certificates(file, sigma=sigma, n=n, alpha=alpha)
+        certificates = _common.read_certificates(
+            file, sigma=sigma, n=n, alpha=alpha, split=split, split_seed=split_seed
+        )
         forms.export(certificates, to)
         again = None
         if to.suffix.lower() == ".tsv":

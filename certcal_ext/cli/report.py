@@ -99,6 +99,8 @@ def report(
     sigma: _options.SigmaOfFile = None,
     n: _options.DrawsOfFile = None,
     alpha: _options.AlphaOfFile = None,
+    split: _options.SplitOfFile = None,
+    split_seed: _options.SplitSeed = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON in place of the file name.")
     ] = False,
@@ -112,6 +114,7 @@ def report(
         listed = _common.numbers("--radii", radii)
         limits = _common.numbers("--edges", edges)
         source: dict[str, Any] = {"sigma": sigma, "n": n, "alpha": alpha}
+        source |= {"split": split, "split_seed": split_seed}
         certificates = _common.read_certificates(file, **source)
         models = read_others(file, certificates, compare, **source) if compare else {}
         name, *others = models or [file.name]

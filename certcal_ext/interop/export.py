@@ -12,13 +12,11 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from certcal_ext._files import replacing
 from certcal_ext.certificates.certificates import Certificates
-from certcal_ext.certificates.curve import prediction_margin
+from certcal_ext.certificates.guarantee import certified_radii
 from certcal_ext.certificates.table import numbers
 
 __all__ = ["FORMATS", "certified_radii", "export", "read_back_alpha", "write_log"]
@@ -27,39 +25,7 @@ __all__ = ["FORMATS", "certified_radii", "export", "read_back_alpha", "write_log
 FORMATS = (".tsv", ".csv", ".json", ".parquet", ".toml")
 
 _LOG = ("idx", "label", "predict", "radius", "correct", "time")
-_DIGITS, _LARGEST = Decimal("0.000001"), 1e9
-
-
-def certified_radii(certificates: Certificates) -> NDArray[np.float64]:
-    """The largest l2 radius at which each sample is certified, rounded down.
-
-    Args:
-        certificates: with draws behind them, or a log.
-
-    Returns:
-        (N,) radii in pixel units; -inf where a sample abstains.
-
-    Raises:
-        ValueError: another verifier's intervals, which have no radius of their own.
-
-    Example:
-        >>> certificates = Certificates.from_counts([[990, 10], [500, 500]], [0, 0], sigma=0.25)
-        >>> certified_radii(certificates).round(3)
-        array([0.49, -inf])
-    """
-    made = certificates.provenance
-    if made.kind == "intervals" or made.sigma is None:
-        raise ValueError(
-            "certificates: intervals of another verifier hold at one radius; they have no radius a sample"
-        )
-    own = numbers(certificates.table, "prediction_lower")
-    lower = numbers(certificates.table, "p_lower") if own is None else own
-    assert lower is not None  # a column without nulls
-    margin = prediction_margin(lower, numbers(certificates.table, "runner_up_upper"))
-    # A sample is certified while radius / sigma, rounded up, is below the margin: the factor is more than the roundings
-    # of product and quotient. A margin without end stands for every radius.
-    radii = np.minimum(made.sigma * np.maximum(margin, 0.0) * (1 - 2.0**-49), _LARGEST)
-    return np.where(margin > 0, radii, -np.inf)
+_DIGITS, _LARGEST = Decimal("0.000001"), 1e9  # the largest stands for a radius without end
 
 
 def write_log(certificates: Certificates, path: str | os.PathLike[str]) -> None:
@@ -89,7 +55,11 @@ def write_log(certificates: Certificates, path: str | os.PathLike[str]) -> None:
         table["index"].to_pylist(), labels.tolist(), predicted.tolist(), radii.tolist(), strict=True
     ):
         certified = radius >= 0 and chosen >= 0
-        printed = Decimal(radius).quantize(_DIGITS, ROUND_DOWN) if certified else Decimal(0)
+        printed = (
+            Decimal(min(radius, _LARGEST)).quantize(_DIGITS, ROUND_DOWN)
+            if certified
+            else Decimal(0)
+        )
         shown = chosen if certified else -1
         lines.append(f"{index}\t{label}\t{shown}\t{printed:.6f}\t{int(shown == label)}\t0:00:00")
     _write(path, "\n".join(lines) + "\n")

@@ -138,9 +138,10 @@ def _outward(value: NDArray[np.float64], direction: float) -> NDArray[np.float64
 
 
 def best_radius(n: int, alpha: float, sigma: float) -> float:
-    """The largest radius that any sample can be certified at: that of n votes out of n.
+    """The largest radius that a look at n votes can certify: that of n votes out of n, rounded down.
 
-    ``sigma * Phi^-1((alpha/2)^(1/n))``, or 0 where even that certifies nothing.
+    ``sigma * Phi^-1((alpha/2)^(1/n))``, or 0 where even that certifies nothing. Rows that stop early spend another part of
+    alpha on the lower end, and may reach further.
 
     Args:
         n: number of draws.
@@ -159,6 +160,6 @@ def best_radius(n: int, alpha: float, sigma: float) -> float:
         0.947
     """
     draws = _check.whole_number("n", n, 1, MAX_DRAWS)
-    tail = _check.failure_probability("alpha", alpha) / 2
     scale = _check.positive_number("sigma", sigma)
-    return max(0.0, scale * float(ndtri(tail ** (1.0 / draws))))
+    ends = clopper_pearson([draws], draws, alpha)
+    return max(0.0, scale * float(probit(*ends).lower[0]) * (1.0 - 2.0**-49))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check, _threads
 from certcal_ext._load import core
-from certcal_ext._rounding import rounded_up
+from certcal_ext._rounding import constant_and_skill, rounded_up
 from certcal_ext.metrics.ece_table import FRACTION_BITS, LOW_BITS, CertifiedEce, EceTable
 
 __all__ = [
@@ -51,13 +51,13 @@ class CertifiedBrier:
 
     @property
     def constant(self) -> float:
-        """What a constant confidence equal to the accuracy scores: acc(1 - acc)."""
-        return self.accuracy * (1.0 - self.accuracy)
+        """What a constant confidence equal to the accuracy scores: acc(1 - acc), rounded down."""
+        return constant_and_skill(round(self.accuracy * self.n), self.n, self.value)[0]
 
     @property
     def skill(self) -> float:
-        """1 - value / constant: it says nothing unless above 0; nan where ``constant`` is 0."""
-        return 1.0 - self.value / self.constant if self.constant > 0 else float("nan")
+        """1 - value / constant, rounded down: it says nothing unless above 0; nan where ``constant`` is 0."""
+        return constant_and_skill(round(self.accuracy * self.n), self.n, self.value)[1]
 
 
 def certified_brier(correct: Any, lower: Any, upper: Any) -> CertifiedBrier:
@@ -103,8 +103,8 @@ def brier(correct: Any, confidence: Any) -> float:
         confidence: (N,) confidences of the predicted class, in [0, 1].
 
     Returns:
-        The score, right to N-independent 2^-51: it is the worst case over intervals that are
-        points.
+        The score, at most 2^-50 too large: it is the worst case over intervals that are points,
+        where a confidence, its square and the mean are each rounded up.
 
     Raises:
         TypeError: an argument is no array of numbers.
@@ -179,8 +179,7 @@ def ece(
         closed: which end of a bin belongs to it, as in ``certified_ece``.
 
     Returns:
-        The error, right to N-independent 2^-50: it is the worst case over intervals that are
-        points.
+        The error, at most 2^-50 too large: it is the worst case over intervals that are points.
 
     Raises:
         TypeError: an argument is no array of numbers.

@@ -85,27 +85,31 @@ def ks(correct: Any, confidence: Any) -> float:
     return certified_ks(right, points, points).value
 
 
-def log_loss(correct: Any, confidence: Any, clip: float | None = None) -> float:
+def log_loss(
+    correct: Any, confidence: Any, clip: float | None = None, dtype: str = "float64"
+) -> float:
     """The top-label log loss, the mean of -log(z if right, else 1 - z), in nats, without an attack.
 
     Args:
         correct: (N,) booleans or 0/1, whether the prediction is right.
         confidence: (N,) confidences of the predicted class, in [0, 1].
         clip: above 0 and below 0.5: confidences are clipped to [clip, 1 - clip]; None: as they are.
+        dtype: "float64" or "float32", in which they are rounded and clipped, as in ``certified_log_loss``.
 
     Returns:
         The loss, at most 2^-41 too large; infinite where a right sample has confidence 0 or a wrong one 1.
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: no samples, shapes that differ, confidences outside [0, 1], or a ``clip`` out of range.
+        ValueError: no samples, shapes that differ, confidences outside [0, 1], a ``clip`` out of range or vanishing
+            in ``dtype``, or an unknown ``dtype``.
 
     Example:
         >>> round(log_loss([1, 0], [1.0, 0.5]), 6)
         0.346574
     """
     right, points = _points(correct, confidence)
-    return certified_log_loss(right, points, points, clip).value
+    return certified_log_loss(right, points, points, clip, dtype).value
 
 
 def classwise_ece(

@@ -52,6 +52,11 @@ class CertifiedSelectiveRisk:
     accuracy: float
 
     @property
+    def value(self) -> float:
+        """``risk``, under the name that every certified metric has."""
+        return self.risk
+
+    @property
     def coverage_at_worst(self) -> float:
         """The share of samples accepted where ``risk`` is reached: (errors + kept) / n."""
         return (self.errors + self.kept) / self.n
@@ -85,6 +90,11 @@ class CertifiedRiskCoverage:
     aurc: float
     n: int
     accuracy: float
+
+    @property
+    def value(self) -> float:
+        """``aurc``, under the name that every certified metric has."""
+        return self.aurc
 
     @property
     def coverage_at_worst(self) -> _Floats:
@@ -132,9 +142,7 @@ def certified_selective_risk(
     """
     right, low, high = _check.some_intervals(correct, lower, upper)
     _check.require_ordered(low, high)
-    t = _check.real_number("threshold", threshold)
-    if not 0 <= t <= 1:
-        raise ValueError(f"threshold: expected a number in [0, 1], got {threshold}")
+    t = checked_threshold(threshold)
     chosen = right != 0
     errors = int(np.count_nonzero(~chosen & (high >= t)))
     kept = int(np.count_nonzero(chosen & (low >= t)))
@@ -206,6 +214,14 @@ def certified_risk_coverage(
         right=sure.size,
         aurc=aurc_of_groups(_equal_to(wrong, worst)[::-1], _equal_to(sure, worst)[::-1]),
     )
+
+
+def checked_threshold(value: Any) -> float:
+    """A threshold in [0, 1] as a float."""
+    result = _check.real_number("threshold", value)
+    if not 0 <= result <= 1:
+        raise ValueError(f"threshold: expected a confidence from 0 to 1, got {value}")
+    return result
 
 
 def checked_thresholds(value: Any) -> _Floats:

@@ -199,10 +199,11 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
 
     Args:
         clip: as for ``certified_log_loss``.
+        dtype: likewise.
 
     Raises:
         TypeError: ``clip`` is no number.
-        ValueError: it is out of range.
+        ValueError: it is out of range or vanishes in ``dtype``, or ``dtype`` is unknown.
 
     Example:
         >>> state = LogLossState(clip=0.01)
@@ -211,10 +212,10 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         2.649159
     """
 
-    def __init__(self, clip: float | None = None) -> None:
-        """A state of no samples; ``clip`` is described with the class."""
+    def __init__(self, clip: float | None = None, dtype: str = "float64") -> None:
+        """A state of no samples; the arguments are described with the class."""
         super().__init__((LOSS_WORDS,))
-        self._clip = checked_clip(clip)
+        self._clip = checked_clip(clip, dtype)
 
     def _integers(
         self, right: NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
@@ -225,7 +226,7 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         return loss_of_sums(self._state, self._clip)
 
     def _settings(self) -> dict[str, Any]:
-        return {"clip": self._clip}
+        return {"clip": self._clip.clip, "dtype": self._clip.dtype}
 
     def _checked_rows(self) -> int:
         rows, right, infinite = (int(word) for word in self._state[:3])

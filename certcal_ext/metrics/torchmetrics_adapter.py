@@ -149,16 +149,17 @@ class CertifiedLogLossScore(CertifiedMetric):
 
     Args:
         clip: confidences are reported inside [clip, 1 - clip]; None: as they are.
+        dtype: the format that the deployed model clips in, as in ``certified_log_loss``.
         **kwargs: those of ``torchmetrics.Metric``.
 
     Raises:
         TypeError: ``clip`` is no number.
-        ValueError: it is out of range.
+        ValueError: it is out of range or vanishes in ``dtype``, or ``dtype`` is unknown.
     """
 
-    def __init__(self, clip: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, clip: float | None = None, dtype: str = "float64", **kwargs: Any) -> None:
         """A metric of no samples; the arguments are described with the class."""
-        super().__init__(LogLossState, {"clip": clip}, **kwargs)
+        super().__init__(LogLossState, {"clip": clip, "dtype": dtype}, **kwargs)
 
 
 class CertifiedKsError(CertifiedMetric):

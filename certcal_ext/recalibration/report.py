@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from certcal_ext import _check
+from certcal_ext._rounding import constant_and_skill
 from certcal_ext.metrics.brier_ece import brier, certified_brier, certified_ece, ece
 from certcal_ext.recalibration.fit import fit_constant, fit_isotonic, fit_tradeoff
 from certcal_ext.recalibration.maps import IdentityMap, MixtureMap, RecalibrationMap
@@ -263,9 +264,10 @@ def recalibration_report(
     binning = {"bins": bins, "edges": edges, "closed": closed}
     before = _scores(right, low, high, points, binning)
     after = _scores(right, *recalibration.image(low, high), recalibration(points), binning)
-    accuracy = int(np.count_nonzero(right)) / right.size
+    hits = int(np.count_nonzero(right))
+    constant = constant_and_skill(hits, right.size, before.certified_brier)[0]
     return RecalibrationReport(
-        recalibration.kind, right.size, accuracy, accuracy * (1.0 - accuracy), before, after
+        recalibration.kind, right.size, hits / right.size, constant, before, after
     )
 
 

@@ -81,6 +81,35 @@ class SplitRecalibration:
         return resolution_curve(maps, *_columns(score), **binning)
 
 
+def halves(certificates: Certificates, seed: int = 0) -> tuple[Certificates, Certificates]:
+    """The fitting half and the other one, by the samples' ids alone.
+
+    Whatever a map depends on (the radius that it is fitted at, its kind) is chosen from the first: a bound for the
+    population holds only where the other half had no say in it.
+
+    Args:
+        certificates: not recalibrated.
+        seed: of the halves.
+
+    Returns:
+        Two ``Certificates``.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: certificates that are recalibrated already, or too few for two halves.
+    """
+    if not isinstance(certificates, Certificates):
+        raise TypeError(f"certificates: expected Certificates, got {type(certificates).__name__}")
+    if certificates.recalibration is not None:
+        raise ValueError("certificates: expected ones that are not recalibrated yet")
+    in_fit = split_halves(certificates.table.column("index").to_numpy(), seed)
+    if not in_fit.any() or in_fit.all():
+        raise ValueError(
+            f"certificates: expected enough samples for two halves, got {len(certificates)}"
+        )
+    return certificates.select(in_fit), certificates.select(~in_fit)
+
+
 def recalibrate_split(
     certificates: Certificates,
     radius: float,
@@ -90,8 +119,9 @@ def recalibrate_split(
 ) -> SplitRecalibration:
     """Fits a monotone map on one half of the samples for a radius, and certifies the other half with it.
 
-    The halves are chosen by the samples' ids alone, so they are the same in every run. Given the map, the other half's
-    certificates hold as before: they were drawn without it.
+    The halves are chosen by the samples' ids alone, so they are the same in every run. The other half's certificates hold as
+    before, under any map. That its scores say something of other samples, and bounds for the population, rest on a map that
+    it had no say in: choose ``radius`` and ``kind`` before, or from the fitting half (``halves``).
 
     Args:
         certificates: with labels and confidences.
@@ -124,16 +154,7 @@ def recalibrate_split(
         True
     """
     reach = _check.radius("radius", radius)
-    if not isinstance(certificates, Certificates):
-        raise TypeError(f"certificates: expected Certificates, got {type(certificates).__name__}")
-    if certificates.recalibration is not None:
-        raise ValueError("certificates: expected ones that are not recalibrated yet")
-    in_fit = split_halves(certificates.table.column("index").to_numpy(), seed)
-    if not in_fit.any() or in_fit.all():
-        raise ValueError(
-            f"certificates: expected enough samples for two halves, got {len(certificates)}"
-        )
-    fitting, plain = certificates.select(in_fit), certificates.select(~in_fit)
+    fitting, plain = halves(certificates, seed)
     chosen = fitting.at(reach)
     if not len(chosen) or not len(plain.at(reach)):
         raise ValueError(

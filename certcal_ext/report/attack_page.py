@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext._claims import at_most, count, fixed, number, percent, size, sureness
 from certcal_ext._files import replacing
+from certcal_ext.metrics.edges import equal_width_edges
+from certcal_ext.report.facts import reliability
 from certcal_ext.report.style import (
     CLEAN,
     INK,
@@ -21,7 +23,7 @@ from certcal_ext.report.style import (
     style,
     to_svg,
 )
-from certcal_ext.report.words import count, number, percent
+from certcal_ext.report.templates import rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,11 +70,6 @@ def render_attack_report(
         >>> render_attack_report(result).startswith("<!doctype html>")
         True
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ImportError('reports need jinja2: pip install "certcal_ext[report]"') from error
     import certcal_ext
 
     before, after = result.before(bins=bins), result.after(bins=bins)
@@ -82,25 +79,20 @@ def render_attack_report(
             "attacked": _reliability(result, after, bins, attacked=True),
             "moves": _moves(result),
         }
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_resource),
-    )
-    return environment.get_template("attack_template.html").render(
+    return rendered(
+        "attack_template.html",
+        figures,
         title=title,
         headline=(
             f"The calibration error goes from {percent(before.ece)} to {percent(after.ece)}"
             + (", and no prediction changes" if _stays(result) else " under attack")
         ),
         verdict=_verdict(result, before, after),
-        figures={name: Markup(svg) for name, svg in figures.items()},
         metrics=_metrics(before, after),
         bound=None if bound is None else [_bound_row(row) for row in bound.rows],
         outside=None if bound is None else len(bound.outside),
         allowed=None if bound is None else bound.allowed,
+        sureness=None if bound is None else sureness(bound.false_alarm),
         settings=_settings(result),
         bins=bins,
         total=count(len(result)),
@@ -187,12 +179,11 @@ def _metrics(before: Calibration, after: Calibration) -> list[tuple[str, str, st
 
 def _bound_row(row: Any) -> list[str]:
     """The cells of a radius."""
-    cells = [f"{row.radius:g}", count(row.certified)]
+    cells = [size(row.radius), count(row.certified)]
     for metric in ("ece", "brier"):
-        cells += [
-            f"{getattr(row, f'{part}_{metric}'):.4f}" for part in ("clean", "attack", "bound")
-        ]
-        cells.append(f"{getattr(row, f'{metric}_ratio'):.2f}")
+        cells += [fixed(getattr(row, f"{part}_{metric}")) for part in ("clean", "attack")]
+        cells += [at_most(getattr(row, f"{part}_{metric}")) for part in ("bound", "joint")]
+        cells.append(fixed(getattr(row, f"{metric}_ratio"), 2))
     return cells
 
 
@@ -211,19 +202,16 @@ def _settings(result: AttackResult) -> list[tuple[str, str]]:
 def _reliability(result: AttackResult, metrics: Calibration, bins: int, *, attacked: bool) -> str:
     confidence = result.attacked_confidence if attacked else result.clean_confidence
     colour, name = (WORST, "attacked") if attacked else (CLEAN, "clean")
-    at = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    held = np.bincount(at, minlength=bins)
-    some = held > 0
-    accuracy = np.bincount(at, result.correct, bins)[some] / held[some]
-    mean = np.bincount(at, confidence, bins)[some] / held[some]
+    edges = equal_width_edges(bins)
+    binned = reliability(result.correct, confidence, edges, "right")
+    held, some = binned.count, binned.count > 0
     drawing = figure(4.6)
     top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    _bars(top, mean, accuracy, held[some], colour)
+    _bars(top, binned.confidence[some], binned.accuracy[some], held[some], colour)
     top.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="share of right predictions")
-    edges = np.linspace(0, 1, bins + 1)
     bottom.bar(
-        edges[:-1], held / held.sum(), width=1 / bins, align="edge", color=colour, alpha=0.75
+        edges[:-1], held / held.sum(), width=np.diff(edges), align="edge", color=colour, alpha=0.75
     )
     bottom.set(xlabel="confidence", ylabel="samples")
     bottom.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
@@ -285,7 +273,3 @@ def _moves(result: AttackResult) -> str:
         "Confidence under attack against confidence without",
         f"One mark a sample. The attack moves a confidence by {number(moved)} on average.",
     )
-
-
-def _resource(name: str) -> str:
-    return (resources.files("certcal_ext.report") / name).read_text(encoding="utf-8")

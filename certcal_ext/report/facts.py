@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext.certificates.guarantee import default_radii, largest_radius
 from certcal_ext.report.further import Further, gather_further
 from certcal_ext.report.models import Models, gather_models
 from certcal_ext.report.samples import WorstSamples, check_images, worst_samples
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from certcal_ext.certificates.curve import CertifiedSet, Curve
     from certcal_ext.certificates.provenance import Provenance
 
-_STEPS = (0.005, 0.01, 0.02, 0.025, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0)
-_MOST_RADII = 13
 _DENSE = 73
 
 
@@ -58,9 +56,9 @@ class Facts:
         clean: their reliability diagram without attack, or None where the source holds no
             confidences.
         worst: their reliability diagram under the worst case, or None where there is no sample.
-        reach: radius of the last certified sample in the set.
-        best_radius: the largest radius that n draws and alpha can ever certify, or None where
-            unknown.
+        reach: up to where any sample is certified.
+        best_radius: the largest radius that n draws in one look can certify; None where that is not known, or rows
+            stopped early.
         further: joint validity, further metrics and recalibration, or None where nothing is
             certified at the main radius.
         samples: those that cost most at the main radius, or None where nothing is certified there.
@@ -138,7 +136,7 @@ def gather(
     if radius is not None and radius not in listed:
         listed.append(radius)
     listed = sorted(set(listed))
-    smoothing = certificates.provenance.sigma is not None
+    smoothing = certificates.provenance.sigma is not None and certificates.planned_radii is None
     grid = np.linspace(0, max(reach, listed[-1]), _DENSE) if smoothing else np.asarray(listed)
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -171,41 +169,11 @@ def gather(
         clean=clean,
         worst=worst,
         reach=reach,
-        best_radius=certificates.best_radius,
+        best_radius=certificates.best_radius if certificates.provenance.stopping is None else None,
         further=further,
         samples=samples,
         models=compared,
     )
-
-
-def largest_radius(certificates: Certificates) -> float:
-    """Where the last sample stops being certified; 0 for intervals that know no radius."""
-    sigma = certificates.provenance.sigma
-    if sigma is None:
-        return 0.0
-    from scipy.special import ndtri
-
-    lower = certificates.table.column("p_lower").to_numpy()
-    top = float(np.max(lower, initial=0.5))
-    return max(0.0, sigma * float(ndtri(min(top, math.nextafter(1.0, 0.0)))))
-
-
-def default_radii(certificates: Certificates) -> list[float]:
-    """Round radii from 0 up to the largest certified radius, at most 13 of them.
-
-    Example:
-        >>> import numpy as np
-        >>> from certcal_ext import Certificates
-        >>> counts = np.array([[9990, 10], [8000, 2000]])
-        >>> default_radii(Certificates.from_counts(counts, np.array([0, 0]), sigma=0.25))[:4]
-        [0.0, 0.1, 0.2, 0.3]
-    """
-    if certificates.provenance.sigma is None:
-        return [float(getattr(certificates.provenance, "radius", None) or 0.0)]
-    reach = largest_radius(certificates)
-    step = next((step for step in _STEPS if reach / step < _MOST_RADII), reach / (_MOST_RADII - 1))
-    count = math.ceil(reach / step) if reach > 0 else 1
-    return [round(step * k, 10) for k in range(count)]
 
 
 def _main_radius(curve: Curve) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext._claims import at_least, at_most, count, percent, share, size
 from certcal_ext.report.facts import Facts, Reliability
 from certcal_ext.report.further_figures import draw_further
 from certcal_ext.report.models import draw_models
@@ -28,7 +29,7 @@ from certcal_ext.report.style import (
     style,
     to_svg,
 )
-from certcal_ext.report.words import at_most, count, number, percent, size
+from certcal_ext.report.words import place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +100,7 @@ def _reliability(facts: Facts, worst: Reliability) -> str:
     return to_svg(
         drawing,
         "reliability",
-        f"Reliability diagram at radius {size(facts.radius)}",
+        f"Reliability diagram {place(facts)}",
         f"Accuracy against confidence for {count(facts.certified)} certified samples. Without "
         f"attack "
         f"the calibration error is {percent(facts.curve.ece[row])}, in the worst case "
@@ -169,7 +170,7 @@ def _brier(facts: Facts) -> str:
         "Brier score against radius",
         _trend(facts, "The certified Brier score", facts.curve.certified_brier, at_most)
         + " A constant confidence equal to the accuracy would score "
-        f"{number(facts.curve.constant_brier[facts.main])} there.",
+        f"{at_least(facts.curve.constant_brier[facts.main])} there.",
     )
 
 
@@ -177,11 +178,11 @@ def _accuracy(facts: Facts) -> str:
     drawing = figure(2.5)
     axes = drawing.subplots()
     dense = facts.dense
-    share = dense.certified / np.maximum(dense.total, 1)
+    certified = dense.certified / np.maximum(dense.total, 1)
     axes.fill_between(
         dense.radius, 0, dense.certified_accuracy, color=CLEAN, alpha=0.14, linewidth=0
     )
-    axes.plot(dense.radius, share, color=MUTED, linestyle=(0, (5, 1.5)), label="certified")
+    axes.plot(dense.radius, certified, color=MUTED, linestyle=(0, (5, 1.5)), label="certified")
     axes.plot(
         dense.radius,
         dense.certified_accuracy,
@@ -192,12 +193,12 @@ def _accuracy(facts: Facts) -> str:
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     legend(drawing, axes, columns=2)
-    row = facts.main
+    right = round(float(facts.curve.certified_accuracy[facts.main]) * facts.total)
     return to_svg(
         drawing,
         "accuracy",
         "Certified accuracy against radius",
-        f"At radius {size(facts.radius)}, {percent(facts.curve.certified_accuracy[row])} of all "
+        f"At radius {size(facts.radius)}, {share(right, facts.total)} of all "
         f"{count(facts.total)} samples are certified and right.",
     )
 
@@ -235,10 +236,10 @@ def _intervals(facts: Facts) -> str:
     return to_svg(
         drawing,
         "intervals",
-        f"Confidence intervals at radius {size(facts.radius)}",
+        f"Confidence intervals {place(facts)}",
         f"What an attacker can make of the confidence of each of {count(facts.certified)} "
         f"certified "
-        f"samples. The intervals are {number(width)} wide on average.",
+        f"samples. The intervals are {at_most(width)} wide on average.",
     )
 
 
@@ -273,8 +274,8 @@ def _band(
 def _radius_axis(axes: Axes, facts: Facts, label: str) -> None:
     """The radius below, the metric at the side, a line at the radius the page is about."""
     last = float(facts.dense.radius[-1])
-    norm = plain_text(facts.provenance.norm)
-    axes.set(xlabel=f"radius ({norm} norm)", ylabel=label)
+    norm = facts.provenance.norm
+    axes.set(xlabel="radius" if norm is None else f"radius ({plain_text(norm)} norm)", ylabel=label)
     axes.set_xlim(0, last)
     axes.axvline(facts.radius, color=GRID, linewidth=5, zorder=0)
 

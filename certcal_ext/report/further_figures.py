@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from certcal_ext._claims import at_least, at_most, count, fixed
 from certcal_ext.report.facts import Facts
 from certcal_ext.report.further import Gain
 from certcal_ext.report.style import CLEAN, CONSTANT, MUTED, WORST, figure, legend, to_svg
-from certcal_ext.report.words import count, fixed, number, percent, size
+from certcal_ext.report.words import place
 
 _LEAST_RESOLUTION = 5e-5  # with less, all maps would lie on one line
 
@@ -56,10 +57,10 @@ def _risk(facts: Facts) -> str:
     return to_svg(
         drawing,
         "risk",
-        f"Risk against coverage at radius {size(facts.radius)}",
+        f"Risk against coverage {place(facts)}",
         "Share of wrong predictions among those accepted for their confidence, against how many "
-        f"are accepted. The area under the curve is {fixed(facts.further.risk.aurc)} in the worst "
-        f"case{beside}; accepting at random has {percent(overall)} errors throughout.",
+        f"are accepted. The area under the curve is at most {at_most(facts.further.risk.aurc)} in the worst "
+        f"case{beside}; accepting at random has {at_least(overall, as_percent=True)} errors throughout.",
     )
 
 
@@ -122,9 +123,9 @@ def _gain(facts: Facts, gain: Gain) -> str:
     return to_svg(
         drawing,
         "gain",
-        f"Recalibration at radius {size(facts.radius)}",
+        f"Recalibration {place(facts)}",
         f"Certified Brier score and calibration error of {count(report.n)} samples, against the resolution "
         "of their confidences, for monotone maps between the best one without attack (right) and the "
         "best one under attack (left). The constant confidence has no resolution and a Brier score of "
-        f"{number(report.constant_brier)}.",
+        f"{at_least(report.constant_brier)}.",
     )

@@ -7,17 +7,19 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_CEILING, ROUND_FLOOR
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from certcal_ext import _claims
 from certcal_ext._files import replacing
+from certcal_ext.certificates.evidence import how_sure
+from certcal_ext.certificates.statements import binning
 from certcal_ext.report import table, words
 from certcal_ext.report.facts import Facts, gather
 from certcal_ext.report.figures import draw_all
+from certcal_ext.report.templates import rendered
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -103,11 +105,6 @@ def render_report(
         >>> page.startswith("<!doctype html>")
         True
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ImportError('reports need jinja2: pip install "certcal_ext[report]"') from error
     import certcal_ext
 
     models = None
@@ -128,17 +125,10 @@ def render_report(
         class_names=class_names,
         models=models,
     )
-    figures = {name: Markup(svg) for name, svg in draw_all(facts).items()}
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_resource),
-        # Before escaping: what hides or reorders text is written out, wherever data end up on the page.
-        finalize=lambda value: value if isinstance(value, Markup) else words.visible(str(value)),
-    )
-    return environment.get_template("template.html").render(
+    figures = draw_all(facts)
+    return rendered(
+        "template.html",
+        figures,
         title=title,
         headline=words.headline(facts),
         standfirst=words.standfirst(facts),
@@ -146,7 +136,6 @@ def render_report(
         bars=_bars(facts),
         verdict=words.verdict(facts),
         tiles=_tiles(facts),
-        figures=figures,
         facts=facts,
         columns=table.COLUMNS,
         rows=table.rows(facts.curve),
@@ -161,14 +150,17 @@ def render_report(
         provenance=_provenance(facts),
         alpha=facts.provenance.alpha,
         intervals_only=facts.provenance.sigma is None,
-        norm=facts.provenance.norm,
-        radius=words.size(facts.radius),
+        reach=words.reach(facts),
+        radius=_claims.size(facts.radius),
+        place=words.place(facts),
+        binning=binning(facts.edges, facts.closed),
+        how_sure=how_sure(facts.provenance, facts.total),
         joint_ece=_percent_up(words.joint(facts, "ece")),
         worst_ece=_percent_up(float(facts.curve.certified_ece[facts.main])),
-        percent=words.percent,
-        low=lambda value: words.percent(value, 1, ROUND_FLOOR).removesuffix(words.PERCENT),
-        high=lambda value: words.percent(value, 1, ROUND_CEILING).removesuffix(words.PERCENT),
-        sureness=words.sureness,
+        percent=_claims.percent,
+        low=lambda value: _claims.at_least(value, 1, as_percent=True).removesuffix(_claims.PERCENT),
+        high=lambda value: _claims.at_most(value, 1, as_percent=True).removesuffix(_claims.PERCENT),
+        sureness=_claims.sureness,
         bins=len(facts.edges) - 1,
         command=command,
         again=_bound_command(facts, file),
@@ -237,17 +229,17 @@ def _bars(facts: Facts) -> list[dict[str, Any]]:
     further = facts.further
     joint = words.joint(facts, "ece")
     if joint is not None and further is not None and further.delta is not None:
-        sure = words.sureness(further.delta)
+        sure = _claims.sureness(further.delta)
         bars.append((f"under attack at most, {sure} sure", joint, "worst", True))
         for curve in further.everyone:
             if curve.metric == "ece" and curve.joint is not None:
-                name = f"all {words.count(facts.total)} samples at most, {sure} sure"
+                name = f"all {_claims.count(facts.total)} samples at most, {sure} sure"
                 bars.append((name, float(curve.joint[0]), "everyone", True))
     longest = max([value for _, value, _, _ in bars if math.isfinite(value)], default=0.0) or 1.0
     return [
         {
             "name": name,
-            "value": words.at_most(value, as_percent=True) if bound else words.percent(value),
+            "value": _claims.at_most(value, as_percent=True) if bound else _claims.percent(value),
             "share": 100 * value / longest,
             "role": role,
         }
@@ -257,13 +249,13 @@ def _bars(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _percent_up(value: float | None) -> str:
-    return "" if value is None else words.at_most(value, as_percent=True)
+    return "" if value is None else _claims.at_most(value, as_percent=True)
 
 
 def _bound_command(facts: Facts, file: str) -> str:
     """The command line that prints the numbers of the page."""
     made = facts.provenance
-    options = ["--radii", ",".join(f"{radius:.12g}" for radius in facts.curve.radius)]
+    options = ["--radii", ",".join(_claims.written(radius) for radius in facts.curve.radius)]
     bins = len(facts.edges) - 1
     if not np.array_equal(facts.edges, np.linspace(0, 1, bins + 1)):
         options += ["--edges", ",".join(repr(float(edge)) for edge in facts.edges)]
@@ -272,23 +264,26 @@ def _bound_command(facts: Facts, file: str) -> str:
     if facts.closed != "right":
         options += ["--closed", facts.closed]
     if made.kind == "log" or file.endswith(".npz"):
-        options += ["--sigma", f"{made.sigma:g}", "--n", str(made.n), "--alpha", f"{made.alpha:g}"]
+        options += [
+            "--sigma",
+            _claims.written(made.sigma or 0.0),
+            "--n",
+            str(made.n),
+            "--alpha",
+            _claims.written(made.alpha or 0.0),
+        ]
     return shlex.join(["certcal", "bound", file, *options])
-
-
-def _resource(name: str) -> str:
-    return (resources.files("certcal_ext.report") / name).read_text(encoding="utf-8")
 
 
 def _tiles(facts: Facts) -> list[dict[str, str]]:
     """The key numbers: name, value, and a line below."""
     curve, row = facts.curve, facts.main
-    share = words.percent(facts.certified / max(facts.total, 1), 1)
+    right = round(float(curve.certified_accuracy[row]) * facts.total)
     tiles = [
         _tile(
             "Certified accuracy",
-            words.percent(float(curve.certified_accuracy[row]), 1),
-            f"certified and right; certified: {share}",
+            _claims.share(right, facts.total),
+            f"certified and right; certified: {_claims.share(facts.certified, facts.total)}",
         )
     ]
     if facts.certified:
@@ -297,31 +292,33 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
         tiles += [
             _tile(
                 "Certified ECE",
-                words.at_most(bound, as_percent=True),
-                f"without attack {words.percent(float(curve.ece[row]))}",
+                _claims.at_most(bound, as_percent=True),
+                f"without attack {_claims.percent(float(curve.ece[row]))}",
                 "worst",
             ),
             _tile(
                 "Certified Brier score",
-                words.at_most(score),
-                f"without attack {words.fixed(float(curve.brier[row]))}",
+                _claims.at_most(score),
+                f"without attack {_claims.fixed(float(curve.brier[row]))}",
                 "worst",
             ),
             _tile(
                 "Constant confidence",
-                words.fixed(float(curve.constant_brier[row])),
-                f"its Brier score; certified skill {words.number(float(curve.skill[row]), 3)}",
+                _claims.at_least(float(curve.constant_brier[row])),
+                f"its Brier score; certified skill {_claims.at_least(float(curve.skill[row]), 3)}",
                 "constant",
             ),
         ]
     if facts.provenance.sigma is not None:
-        beside = f"of {words.count(facts.total)} samples, at radius 0"
-        tiles.append(_tile("Abstentions", words.count(facts.abstained), beside))
+        beside = f"of {_claims.count(facts.total)} samples, at radius 0"
+        tiles.append(_tile("Abstentions", _claims.count(facts.abstained), beside))
         best = facts.best_radius
-        beside = "" if best is None else f"possible with these draws: {words.number(best, 3)}"
-        tiles.append(
-            _tile("Largest certified radius", words.number(facts.reach, 3, ROUND_FLOOR), beside)
+        beside = (
+            ""
+            if best is None
+            else f"all {_claims.count(facts.provenance.n or 0)} votes for one class would give {_claims.size(best, 4)}"
         )
+        tiles.append(_tile("Largest certified radius", _claims.size(facts.reach, 4), beside))
     return tiles
 
 
@@ -340,10 +337,6 @@ def _provenance(facts: Facts) -> list[tuple[str, str]]:
         if field.name == "recalibration":
             text = words.mapping(text)
         rows.append((_FIELDS.get(field.name, field.name.replace("_", " ")), text))
-    lowest, highest = ("(", "]") if facts.closed == "right" else ("[", ")")
-    edges = ", ".join(words.number(edge, 3) for edge in facts.edges)
-    rows.append(
-        ("bins of the calibration error", f"{len(facts.edges) - 1} bins {lowest}low, high{highest}")
-    )
-    rows.append(("bin edges", edges))
+    rows.append(("bins of the calibration error", binning(facts.edges, facts.closed)))
+    rows.append(("bin edges", ", ".join(_claims.written(edge) for edge in facts.edges)))
     return rows

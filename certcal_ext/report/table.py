@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The table of metrics by radius as text, for the page and the command line; bounds rounded up."""
+"""The tables of metrics as text, for the page and the command line; each number rounded as what it claims."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from certcal_ext.report import words
+import numpy as np
+
+from certcal_ext import _claims
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.curve import Curve
@@ -67,22 +69,25 @@ def rows(curve: Curve, *, units: bool = True) -> list[list[str]]:
         curve: the metrics.
         units: whether cells say "%", or leave it to the heading.
     """
+    right = np.rint(curve.certified_accuracy * curve.total)
     cells = [
         [
-            words.size(float(curve.radius[k])),
-            words.count(curve.certified[k]),
-            words.percent(curve.certified_accuracy[k], 1),
-            words.percent(curve.accuracy[k], 1),
-            words.percent(curve.ece[k]),
-            words.at_most(curve.certified_ece[k], as_percent=True),
-            words.fixed(curve.brier[k]),
-            words.at_most(curve.certified_brier[k]),
-            words.fixed(curve.constant_brier[k]),
-            words.fixed(curve.skill[k], 3),
+            _claims.size(float(curve.radius[k])),
+            _claims.count(curve.certified[k]),
+            _claims.share(right[k], curve.total[k]),
+            _claims.share(right[k], curve.certified[k]),
+            _claims.percent(curve.ece[k]),
+            _claims.at_most(curve.certified_ece[k], as_percent=True),
+            _claims.fixed(curve.brier[k]),
+            _claims.at_most(curve.certified_brier[k]),
+            _claims.at_least(curve.constant_brier[k]),
+            _claims.at_least(curve.skill[k], 3),
         ]
         for k in range(len(curve.radius))
     ]
-    return cells if units else [[cell.removesuffix(words.PERCENT) for cell in row] for row in cells]
+    return (
+        cells if units else [[cell.removesuffix(_claims.PERCENT) for cell in row] for row in cells]
+    )
 
 
 _METRICS = {
@@ -129,12 +134,16 @@ def further_rows(facts: Facts) -> list[list[str]]:
         return []
     rows = []
     for at, curve in enumerate(further.certified):
-        row = [_METRICS[curve.metric], words.fixed(curve.plain[0]), words.at_most(curve.worst[0])]
-        row += [] if curve.joint is None else [words.at_most(curve.joint[0])]
+        row = [
+            _METRICS[curve.metric],
+            _claims.fixed(curve.plain[0]),
+            _claims.at_most(curve.worst[0]),
+        ]
+        row += [] if curve.joint is None else [_claims.at_most(curve.joint[0])]
         if further.everyone:
             everyone = further.everyone[at]
-            row.append(words.at_most(everyone.worst[0]))
-            row += [] if everyone.joint is None else [words.at_most(everyone.joint[0])]
+            row.append(_claims.at_most(everyone.worst[0]))
+            row += [] if everyone.joint is None else [_claims.at_most(everyone.joint[0])]
         rows.append(row)
     return rows
 
@@ -154,18 +163,23 @@ def gain_rows(facts: Facts) -> list[list[str]]:
         rows.append(
             [
                 name,
-                words.at_most(scores.certified_brier),
-                words.at_most(scores.certified_ece, as_percent=True),
-                words.fixed(scores.skill, 3),
-                words.fixed(scores.brier),
-                words.percent(scores.ece),
-                words.fixed(scores.resolution),
-                words.fixed(scores.auroc, 3),
+                _claims.at_most(scores.certified_brier),
+                _claims.at_most(scores.certified_ece, as_percent=True),
+                _claims.at_least(scores.skill, 3),
+                _claims.fixed(scores.brier),
+                _claims.percent(scores.ece),
+                _claims.fixed(scores.resolution),
+                _claims.fixed(scores.auroc, 3),
             ]
         )
-    nothing = words.fixed(float("nan"))
-    constant = [words.fixed(report.constant_brier), nothing, words.fixed(0.0, 3)]
-    constant += [words.fixed(report.constant_brier), nothing, words.fixed(0.0), words.fixed(0.5, 3)]
+    nothing = _claims.fixed(float("nan"))
+    constant = [_claims.at_most(report.constant_brier), nothing, _claims.fixed(0.0, 3)]
+    constant += [
+        _claims.fixed(report.constant_brier),
+        nothing,
+        _claims.fixed(0.0),
+        _claims.fixed(0.5, 3),
+    ]
     return [*rows, ["a constant confidence, their accuracy", *constant]]
 
 
@@ -194,13 +208,14 @@ def model_rows(facts: Facts) -> list[list[Cell]]:
         best[name] = pick(values) if values else None
     cells = []
     for row in rows:
-        line = [Cell(row.name), Cell(words.count(row.certified))]
+        line = [Cell(row.name), Cell(_claims.count(row.certified))]
         for name in names:
             value = getattr(row, name)
             if name.endswith("accuracy"):
-                text = words.percent(value, 1)
+                whole = facts.models.common if name.startswith("common") else facts.models.total
+                text = _claims.share(0 if math.isnan(value) else round(value * whole), whole)
             else:
-                text = words.at_most(value, as_percent=name.endswith("ece"))
+                text = _claims.at_most(value, as_percent=name.endswith("ece"))
             line.append(Cell(text, best=value == best[name] and len(rows) > 1))
         cells.append(line)
     return cells

@@ -57,7 +57,7 @@ class ReplayedVotes:
 
     Args:
         votes: (N,) stored votes for the selected class.
-        draws: stored draws for each sample, up to 10^9.
+        draws: stored draws for each sample, below 10^9.
         seed: of the order.
 
     Raises:
@@ -73,7 +73,9 @@ class ReplayedVotes:
 
     def __init__(self, votes: Any, draws: int, seed: int = 0) -> None:
         """Keeps the arguments; halves are drawn when they are needed."""
-        self._draws = _check.whole_number("draws", draws, 1, 10**9)
+        self._draws = _check.whole_number(
+            "draws", draws, 1, 10**9 - 1
+        )  # numpy's hypergeometric ends
         self._seed = _check.whole_number("seed", seed, 0)
         self._total = _check.int_vector("votes", votes)
         if ((self._total < 0) | (self._total > self._draws)).any():
