@@ -171,6 +171,18 @@ def test_groups_agree_with_brute_force(data: st.DataObject, problem: Problem) ->
     assert result.incumbent == pytest.approx(expected, abs=1e-8)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_groups_with_a_linear_constraint_agree_with_brute_force(seed: int) -> None:
+    problem = random_problem(5, seed=seed)
+    middle = (problem.lower + problem.upper).mean() / 2
+    row = (np.full(5, 0.2), middle - 0.01, middle + 0.02)
+    result = certified_ece_milp(*problem[:3], equal_mass=2, constraints=[row])
+    expected = worst_with_groups(*problem[:3], 2, (row,))
+    assert result.optimal
+    assert expected - 1e-8 <= result.bound <= expected + 1e-7
+    assert result.incumbent == pytest.approx(expected, abs=1e-7)
+
+
 @settings(max_examples=60)
 @given(data=st.data(), problem=problems(most_samples=7, most_bins=2))
 def test_groups_are_never_below_what_an_attack_reaches(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +166,26 @@ def test_limits_hold_with_every_extension(limit: float) -> None:
         assert result.incumbent <= result.bound <= 1
         assert result.optimal or result.status == "Time limit reached"
         assert result.seconds < limit + 20
+
+
+@pytest.mark.parametrize("kind", ["attacked", "mean", "groups"])
+def test_a_bound_is_valid_whenever_the_time_runs_out(kind: str) -> None:
+    """Also in the middle of a relaxation, of a part of the tree or of one that seeks a point."""
+    problem = random_problem(60, seed=3)
+    clean = (problem.lower + problem.upper) / 2
+    options: dict[str, Any] = {
+        "attacked": dict(max_attacked=6, confidence=clean),
+        "mean": dict(constraints=[(np.full(60, 1 / 60), clean.mean() - 1e-4, clean.mean() + 1e-4)]),
+        "groups": dict(equal_mass=3),
+    }[kind]
+    full = certified_ece_milp(*problem[:3], time_limit=20, **options)
+    statuses = set()
+    for limit in np.geomspace(0.003, max(0.3, min(full.seconds, 2.0)), 25):
+        result = certified_ece_milp(*problem[:3], time_limit=limit, warm_start=False, **options)
+        assert full.incumbent <= result.bound
+        assert result.incumbent <= full.bound
+        statuses.add(result.status)
+    assert "Time limit reached" in statuses
 
 
 def test_limits_that_only_constrain_are_never_above_the_recursion() -> None:

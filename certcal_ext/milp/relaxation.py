@@ -36,7 +36,15 @@ def import_highspy() -> Any:
 
 
 class Stopped(Exception):
-    """The relaxation was not solved: time is up, or the caller asked to stop."""
+    """The relaxation was not solved: time is up, or the caller asked to stop.
+
+    Attributes:
+        bound: what its prices prove so far.
+    """
+
+    def __init__(self, bound: float) -> None:
+        super().__init__("time is up")
+        self.bound = bound
 
 
 class Relaxation:
@@ -91,20 +99,20 @@ class Relaxation:
         columns = np.arange(closed.size, dtype=np.int32)
         lower = program.columns[0][: closed.size]
         solver.changeColsBounds(closed.size, columns, lower, upper[: closed.size])
+        bound = program.proved(np.zeros(program.rows[0].size), upper)
         if self._over():
-            raise Stopped
+            raise Stopped(bound)
         failed = solver.run() == self._highspy.HighsStatus.kError
-        if self._stopped:
-            raise Stopped
         status = solver.getModelStatus()
+        solution = solver.getSolution()
+        prices = np.asarray(solution.row_dual, np.float64)
+        if prices.size == program.rows[0].size:
+            bound = min(bound, program.proved(prices, upper))
+        if self._stopped:
+            raise Stopped(bound)
         self._failures = self._failures + 1 if failed else 0
         if self._failures > _FAILURES:
             raise RuntimeError(f"HiGHS stopped: {solver.modelStatusToString(status)}")
-        solution = solver.getSolution()
-        prices = np.asarray(solution.row_dual, np.float64)
-        bound = program.proved(np.zeros(program.rows[0].size), upper)
-        if prices.size == program.rows[0].size:
-            bound = min(bound, program.proved(prices, upper))
         if status == kinds.kOptimal:
             return bound, np.asarray(solution.col_value, np.float64)
         if status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible):

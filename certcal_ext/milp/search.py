@@ -83,8 +83,8 @@ class Search:
                     ceiling = min(ceiling, proved)
                     if solution is not None:
                         self._offer(solution)
-            except Stopped:
-                self._push(ceiling, closed)
+            except Stopped as stopped:
+                self._push(min(ceiling, stopped.bound), closed)
                 return
             if self._done(ceiling):
                 self._closed = max(self._closed, ceiling)
@@ -149,9 +149,12 @@ class Search:
         if key in self._tried:
             return
         self._tried.add(key)
-        _, solution = self.relaxation.solve(
-            ~(chosen[self.program.piece] & (self.program.up == up[self._bin]))
-        )
+        fixed = ~(chosen[self.program.piece] & (self.program.up == up[self._bin]))
+        try:
+            _, solution = self.relaxation.solve(fixed)
+        except Stopped:
+            # What it proves is about these pieces only; the next relaxation of the tree stops too.
+            return
         if solution is not None:
             share = solution[: self._shares]
             z = sums(self._sample, share * self.program.place, self.problem.right.size)
