@@ -365,6 +365,8 @@ ARGUMENTS: dict[str, Any] = {"correct": [1, 0], "lower": [0.5, 0.1], "upper": [0
         (dict(equal_mass=1, edges=[0, 1]), ValueError, "edges: expected None with equal_mass"),
         (dict(constraints=LinearConstraint([1, 1])), TypeError, "constraints: expected a list"),
         (dict(constraints=3), TypeError, "constraints: expected a list"),
+        (dict(constraints=np.array(3.0)), TypeError, "constraints: expected a list"),
+        (dict(constraints=[([1, 1], np.zeros(2), 1)]), TypeError, r"constraints\[0\]: expected"),
         (dict(constraints=[[1, 2]]), TypeError, r"constraints\[0\]: expected a LinearConstraint"),
         (dict(constraints=[([1], 0, 1)]), ValueError, r"constraints\[0\].coefficients: expected 2"),
         (dict(constraints=[([0, 0], 0, 1)]), ValueError, "not all 0"),

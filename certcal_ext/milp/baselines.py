@@ -40,7 +40,8 @@ class LowerEstimate:
     """What a search found: the worst case is at least ``value``.
 
     Attributes:
-        value: the plain ECE of ``confidence``. A lower estimate of the worst case, no certificate.
+        value: the plain ECE of ``confidence``, as ``ece`` rounds it: never above ``certified_ece``.
+            A lower estimate of the worst case, no certificate.
         confidence: (N,) confidences inside the intervals; read-only.
         steps: steps taken, over all starts.
         seconds: wall time.

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The certified ECE as a mixed-integer program for HiGHS: a referee of the recursion, and more.
+"""The certified ECE as a mixed-integer program: a referee of the recursion, and more.
 
 As a referee it shares no code with the recursion beyond the checks of the arguments: the bound is
-HiGHS's own, and the recursion's solution at most starts its search. It also solves what the
-recursion cannot express: few attacked samples, bins that the attack itself forms, and linear
-constraints.
+its own, and the recursion's solution at most starts its search. It also solves what the recursion
+cannot express: few attacked samples, bins that the attack itself forms, and linear constraints.
 """
 
 from __future__ import annotations
@@ -53,21 +52,22 @@ class LinearConstraint:
 
 @dataclass(frozen=True)
 class CertifiedEceMilp:
-    """What the solver proved and what it found.
+    """What was proved and what was found.
 
     Attributes:
-        bound: the certificate: HiGHS's dual bound, widened by what its tolerances allow, at most 1.
-            No confidences that the arguments allow have a higher ECE, whether or not the solver
-            finished.
-        incumbent: the ECE of the worst confidences found (a supremum: open edges are approached);
-            at most ``bound``. With linear constraints an edge counts as part of both its bins.
-        optimal: whether the solver finished, so that ``bound`` and ``incumbent`` agree to its
-            tolerances.
-        status: HiGHS's own words: ``"Optimal"``, ``"Time limit reached"``, or ``"Interrupted by
-            user"`` after Ctrl-C.
+        bound: the certificate, at most 1. No confidences that the arguments allow have a higher
+            ECE, whether or not the search finished. It does not rest on HiGHS: see ``docs/milp.md``.
+        incumbent: the ECE of the worst confidences found, evaluated exactly and rounded down (a
+            supremum: open edges are approached, except with linear constraints). 0 if none were
+            found.
+        optimal: whether the search finished and ``bound`` and ``incumbent`` agree to 1e-7.
+        status: ``"Optimal"``; ``"Upper bound"`` where the search finished and no confidences were
+            found that reach the bound; ``"Time limit reached"``; ``"Interrupted by user"`` after
+            Ctrl-C.
         seconds: wall time of building and solving.
-        worst_confidence: (N,) confidences that reach ``incumbent``, to 1e-9; they satisfy linear
-            constraints to 1e-9 of the largest coefficient. None if no feasible ones were found.
+        worst_confidence: (N,) confidences that reach ``incumbent``, to one float where an open edge
+            is approached. They satisfy linear constraints exactly, or where no such ones were found
+            to N 2^-52 of the largest coefficient. None if no confidences were found.
     """
 
     bound: float
@@ -102,9 +102,11 @@ def certified_ece_milp(
     """The worst-case expected calibration error by mixed-integer programming.
 
     The program of Emde et al. (ICLR 2025, ACCE), linearised exactly and solved by branch and bound
-    instead of ADMM; ``docs/milp.md`` states it with its extensions. The gap at which HiGHS stops is
-    set to 0. Ctrl-C while it runs stops it, and what it has proved until then is returned with the
-    status ``"Interrupted by user"``; a second Ctrl-C raises KeyboardInterrupt.
+    instead of ADMM; ``docs/milp.md`` states it with its extensions. HiGHS solves the relaxations;
+    each bound is proved from its prices in arithmetic that is rounded outward, so that no tolerance
+    of a solver enters. The search stops 1e-9 above the best point. Ctrl-C while it runs stops it,
+    and what it has proved until then is returned with the status ``"Interrupted by user"``; a
+    second Ctrl-C raises KeyboardInterrupt.
 
     Args:
         correct: (N,) booleans or 0/1, whether the prediction is right.
@@ -124,8 +126,8 @@ def certified_ece_milp(
             of them one longer. Ties are broken in the way that is worst, so the bound holds for
             every rule. ``edges`` must not be given then, and ``closed`` has no meaning.
         constraints: ``LinearConstraint`` objects, or (coefficients, lower, upper).
-        warm_start: whether HiGHS starts from the recursion's solution, or for other problems from
-            the best of a few feasible points.
+        warm_start: whether the search knows the recursion's solution at its start, where that is
+            allowed, besides the ends of the intervals and the clean confidences.
         progress: True for a line on stderr at most every 2 seconds, or a function called as
             progress(bound, incumbent, seconds) on the calling thread; an exception that it raises
             stops the solver and passes through.
@@ -138,8 +140,8 @@ def certified_ece_milp(
         TypeError: an argument is no array of numbers, or of the wrong kind.
         ValueError: no samples, shapes that differ, bounds that are NaN, unordered or outside [0,
             1], bad bins, a time limit that is not above 0, a clean confidence outside its interval
-            or missing, or constraints that no confidences satisfy.
-        RuntimeError: HiGHS failed to solve the program.
+            or missing, or constraints that are proved to allow no confidences.
+        RuntimeError: HiGHS fails on every relaxation.
 
     Source:
         Emde et al. (ICLR 2025) for the program; linearisation, extensions and bound: this project.
@@ -294,7 +296,8 @@ def _scaled_rows(
 ) -> tuple[tuple[NDArray[np.float64], float, float], ...]:
     if constraints is None:
         return ()
-    if isinstance(constraints, LinearConstraint) or not isinstance(constraints, Iterable):
+    scalar = isinstance(constraints, np.ndarray) and constraints.ndim == 0
+    if scalar or isinstance(constraints, LinearConstraint) or not isinstance(constraints, Iterable):
         raise TypeError(
             f"constraints: expected a list of LinearConstraint, got {type(constraints).__name__}"
         )
@@ -315,7 +318,8 @@ def _scaled_rows(
             raise ValueError(f"{name}.coefficients: expected finite numbers, not all 0")
         ends = []
         for word, end in zip(("lower", "upper"), parts[1:], strict=True):
-            value = float(end) if end in (np.inf, -np.inf) else _check.real_number(name, end)
+            infinite = isinstance(end, (float, np.floating)) and bool(np.isinf(end))
+            value = float(end) if infinite else _check.real_number(name, end)
             ends.append(value)
             if value == (np.inf if word == "lower" else -np.inf):
                 raise ValueError(f"{name}.{word}: expected a number that can be met, got {value}")
