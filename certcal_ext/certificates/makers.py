@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from certcal_ext.certificates import readers, sources
+from certcal_ext.certificates.file_options import FileOptions
+from certcal_ext.certificates.files import of_file
 from certcal_ext.certificates.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -202,27 +203,74 @@ class CertificateMakers:
         return result
 
     @classmethod
+    def from_file(cls, path: str | PathLike[str], **options: Any) -> Certificates:
+        r"""Certificates from any file that they can be made of, told by its content.
+
+        * certificates: Parquet, the JSON of ``export``, or a frame of ``to_pandas`` that pandas wrote;
+        * vote counts: ``.npz`` (see ``readers.read_counts``), JSON;
+        * a certification log in any dialect (see ``readers.read_cohen_log``);
+        * intervals of another verifier: a table with ``correct`` (or ``label`` and ``predicted``), ``lower`` and ``upper``,
+          as CSV, TSV, JSON, ``.npz`` or Parquet, of pandas and polars too;
+        * votes for each row's own class: a table with ``votes``, ``n`` and ``predicted``;
+        * the CSV of ``export``, which has lost its provenance: ``sigma`` (and ``alpha``) give it back.
+
+        Args:
+            path: the file.
+            options: what the file does not say, see ``FileOptions``: ``sigma``, ``n``, ``alpha``, ``interval_radius``,
+                ``interval_norm``, ``labels_key``, ``runner_up``, ``keep_counts``, ``split``, ``split_seed``.
+
+        Returns:
+            ``Certificates``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            TypeError: an option that does not exist, or of the wrong kind.
+            ValueError: a file of no such kind, which the message names; an option that is missing, contradicts the file,
+                or has no use for it; values that contradict each other.
+
+        Warns:
+            UserWarning: more samples abstain than are certified.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> from certcal_ext import Certificates
+            >>> path = pathlib.Path(tempfile.mkdtemp()) / "verified.csv"
+            >>> _ = path.write_text("correct,lower,upper\n1,0.8,0.9\n0,0.5,0.6\n")
+            >>> made = Certificates.from_file(path, interval_norm="linf", interval_radius=8 / 255)
+            >>> made.brier(8 / 255).round(3)
+            array([0.2])
+        """
+        result = _built(cls, of_file(path, FileOptions(**options)))
+        _warn_of_abstentions(result)
+        return result
+
+    @classmethod
     def from_npz(
         cls,
         path: str | PathLike[str],
         sigma: float | None = None,
-        alpha: float = 1e-3,
+        alpha: float | None = None,
         *,
         runner_up: bool = False,
         keep_counts: bool = False,
+        labels_key: str | None = None,
         split: int | None = None,
         seed: int = 0,
     ) -> Certificates:
         """``from_counts`` on a file of votes (see ``readers.read_counts``).
 
-        A file has one set of draws, which selects the class too, unless ``split`` keeps some of them for that.
+        A file has one set of draws, which selects the class too, unless ``split`` keeps some of them for that. Rows whose
+        votes have another sum are certified with their own number of draws.
 
         Args:
-            path: ``.npz`` file with ``counts`` and, where they are known, ``label`` and ``sigma``.
+            path: ``.npz`` file with ``counts`` and, where they are known, labels and ``sigma``.
             sigma: standard deviation of the noise; None takes the file's.
-            alpha: failure probability of one interval, both sides together.
+            alpha: failure probability of one interval, both sides together; None takes the file's,
+                or 0.001.
             runner_up: as in ``from_counts``.
             keep_counts: as in ``from_counts``.
+            labels_key: name of the labels, where it is none of ``label``, ``labels``, ``y``,
+                ``targets``.
             split: as in ``from_counts``.
             seed: as in ``from_counts``.
 
@@ -232,25 +280,35 @@ class CertificateMakers:
         Raises:
             TypeError: an argument of the wrong kind.
             ValueError: the file cannot be read, or neither it nor the caller says sigma, or they
-                differ.
+                differ; or labels of another name, which is then asked for.
+
+        Warns:
+            UserWarning: more samples abstain than are certified.
         """
-        stored = readers.read_counts(path)
-        scale = sources.sigma_of(stored, sigma, path)
-        result = cls.from_counts(
-            stored.counts,
-            stored.labels,
-            scale,
-            alpha,
-            runner_up=runner_up,
-            keep_counts=keep_counts,
-            split=split,
-            seed=seed,
+        stored = readers.read_counts(path, labels_key)
+        result = _built(
+            cls,
+            sources.of_stored_votes(
+                stored,
+                path,
+                sigma,
+                alpha,
+                runner_up=runner_up,
+                keep_counts=keep_counts,
+                split=split,
+                seed=seed,
+            ),
         )
-        return result.with_provenance(source=os.fspath(path))
+        _warn_of_abstentions(result)
+        return result
 
     @classmethod
     def from_cohen_log(
-        cls, path: str | PathLike[str], sigma: float, n: int, alpha: float
+        cls,
+        path: str | PathLike[str],
+        sigma: float | None = None,
+        n: int | None = None,
+        alpha: float | None = None,
     ) -> Certificates:
         """Certificates from a certification log (see ``readers.read_cohen_log``).
 
@@ -259,19 +317,27 @@ class CertificateMakers:
         one, two-sided at ``alpha``, so it holds the interval that the true count would have given.
         The point estimate is the middle of the range.
 
+        The largest radius of a log shows sigma, n and alpha together, where rows won all votes: they
+        are checked against it, and a note of the provenance says where that is not possible.
+
         Args:
-            path: tab-separated log with idx, label, predict, radius and correct.
-            sigma: standard deviation of the noise that the log was made with, in pixel units.
-            n: number of estimation draws that it was made with.
-            alpha: failure probability of the log's one-sided bounds, and of one interval here.
+            path: table with label, predict and radius, in any dialect of the field.
+            sigma: standard deviation of the noise that the log was made with, in pixel units; None
+                takes the log's column.
+            n: number of estimation draws that it was made with; a column of the log (``samplesize``)
+                goes before it, row by row.
+            alpha: failure probability of the log's one-sided bounds, and of one interval here; None
+                takes the log's column, or 0.001.
 
         Returns:
             ``Certificates``; rows in which the log abstained abstain here.
 
         Raises:
             TypeError: an argument of the wrong kind.
-            ValueError: an argument out of range; a file that is no such log, naming the row; or a
-                radius that no count gives with this sigma, n and alpha.
+            ValueError: an argument out of range, or that neither the log nor the caller gives; a
+                file that is no such log, naming the row; columns that say how rows were made in a
+                way that is not supported; a radius that no count gives with this sigma, n and alpha,
+                or a largest radius that contradicts them.
 
         Warns:
             UserWarning: more samples abstain than are certified.

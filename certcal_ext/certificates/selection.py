@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.certificates.readers import counts_matrix
+from certcal_ext.certificates.stored_votes import counts_matrix
 
 #: Where numpy's hypergeometric ends.
 _MOST_DRAWS = 10**9 - 1
@@ -26,8 +26,8 @@ def split_counts(
     it, and every interval holds with 1 - alpha, whatever the row's probabilities are.
 
     Args:
-        counts: (N, K) whole numbers, votes; rows of equal sum n.
-        draws: m, how many select; at least 1, and below n.
+        counts: (N, K) whole numbers, votes; each row of its own sum n.
+        draws: m, how many select; at least 1, and below every n.
         seed: of the choice, fixed before the result is looked at: to choose the seed that looks best is to select by the
             estimation draws again.
 
@@ -46,10 +46,11 @@ def split_counts(
         >>> selected, rest.sum(axis=1)
         (array([0, 1]), array([900, 900]))
     """
-    matrix = counts_matrix("counts", counts)
-    total = int(matrix[0].sum())
-    if total > _MOST_DRAWS:
-        raise ValueError(f"counts: expected at most {_MOST_DRAWS} draws to split, got {total}")
+    matrix = counts_matrix("counts", counts, own_sums=True)
+    sums = matrix.sum(axis=1)
+    if sums.max() > _MOST_DRAWS:
+        raise ValueError(f"counts: expected at most {_MOST_DRAWS} draws to split, got {sums.max()}")
+    total = int(sums.min())
     taken = _check.whole_number("split", draws, 1)
     if taken >= total:
         raise ValueError(

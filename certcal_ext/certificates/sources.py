@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -21,16 +22,16 @@ from certcal_ext.certificates.evidence import (
     score_ends,
     vote_ends,
 )
+from certcal_ext.certificates.logs import CohenLog, settings_note, votes_of_radius
 from certcal_ext.certificates.provenance import Provenance
-from certcal_ext.certificates.readers import (
-    VoteCounts,
-    counts_matrix,
-    read_cohen_log,
-    votes_of_radius,
-)
+from certcal_ext.certificates.readers import read_cohen_log
 from certcal_ext.certificates.selection import split_counts
+from certcal_ext.certificates.stored_votes import VoteCounts, counts_matrix
 from certcal_ext.certificates.table import build
-from certcal_ext.intervals.clopper_pearson import MAX_DRAWS, clopper_pearson
+from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
+
+#: The failure probability of an interval where nobody says another.
+DEFAULT_ALPHA = 1e-3
 
 _LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
 
@@ -49,27 +50,26 @@ def of_counts(
     keep_counts: bool,
     split: int | None,
     seed: int,
+    own_sums: bool = False,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_counts``, which documents arguments and errors."""
-    matrix = counts_matrix("counts", counts)
+    matrix = counts_matrix("counts", counts, own_sums=own_sums)
     notes: tuple[str, ...] = (SHARED_DRAWS, SHARED_MEANING) if selection is None else ()
     if split is not None:
         if selection is not None:
             raise ValueError("split: expected None where selection is given, as it selects too")
-        given = int(matrix[0].sum())
         selection, matrix = split_counts(matrix, split, seed)
         notes = (
-            f"the class was selected by {split} of {given} given draws, taken at random (seed {seed}), and estimated by the "
-            "others",
+            f"the class was selected by {split} of each row's given draws, taken at random (seed {seed}), and estimated by "
+            "the others",
         )
     rows, classes = matrix.shape
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
-    draws = int(matrix[0].sum())
     chosen = matrix.argmax(axis=1) if selection is None else selection
     predicted = _classes("selection", chosen, rows, classes)
     won = matrix[np.arange(rows), predicted]
-    every = np.full(rows, draws)
+    every = matrix.sum(axis=1)
     ends = vote_ends(
         won,
         every,
@@ -82,7 +82,7 @@ def of_counts(
         **_columns(labels, predicted, classes, index, ends),
         "votes": won,
         "n": every,
-        "confidence": won / draws,
+        "confidence": won / every,
         "counts": matrix if keep_counts or runner_up else None,
     }
     provenance = Provenance(
@@ -90,7 +90,7 @@ def of_counts(
         sigma=scale,
         alpha=risk,
         n0=split,
-        n=draws,
+        n=int(every.max()),
         num_classes=classes,
         interval="clopper-pearson",
         notes=notes,
@@ -269,44 +269,89 @@ def _means(mean: Any, scores: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def of_cohen_log(
-    path: str | PathLike[str], sigma: float, n: int, alpha: float
+    path: str | PathLike[str], sigma: float | None, n: int | None, alpha: float | None
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_cohen_log``, which documents arguments and errors."""
-    scale = _check.positive_number("sigma", sigma)
-    risk = _check.failure_probability("alpha", alpha)
-    provenance = Provenance(
-        kind="log", sigma=scale, alpha=risk, n=n, source=os.fspath(path), notes=(_LOG_POINT,)
+    return of_log(read_cohen_log(path), path, sigma, n, alpha)
+
+
+def of_log(
+    log: CohenLog,
+    path: str | PathLike[str],
+    sigma: float | None,
+    n: int | None,
+    alpha: float | None,
+) -> tuple[pa.Table, Provenance]:
+    """The rows of a log that was read."""
+    scale = _check.positive_number("sigma", _setting("sigma", log.sigma, sigma, path))
+    said = (
+        None if alpha is None and log.alpha is None else _setting("alpha", log.alpha, alpha, path)
     )
-    log = read_cohen_log(path)
-    unique, where = np.unique(log.radius, return_inverse=True)
-    width = np.empty_like(unique)
-    width[where] = log.half_width
-    least, largest = votes_of_radius(unique, width, scale, n, risk)
+    risk = _check.failure_probability("alpha", DEFAULT_ALPHA if said is None else said)
+    if n is not None:
+        _check.whole_number("n", n, 1, MAX_DRAWS)
+    each = log.n if log.n is not None else np.full(len(log.index), _setting("n", None, n, path))
+    notes: tuple[str, ...] = log.notes
+    if log.n is not None:
+        ours = f"n: each row's own, {each.min()} to {each.max()}, as the log says"
+        notes += (ours if n is None else f"{ours}, in place of {n}",)
+    try:
+        low, high = _possible_votes(log, scale, each, risk)
+        if each.min() == each.max():
+            unchecked = settings_note(log, scale, int(each[0]), risk)
+            notes += () if unchecked is None else (unchecked,)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     decided = log.predicted != -1
-    impossible = decided & (least > largest)[where]
-    if impossible.any():
-        row = int(np.argmax(impossible))
-        raise ValueError(
-            f"{path}: row {row} (idx {log.index[row]}): no count of n = {n} votes gives the radius "
-            f"{log.radius[row]} "
-            f"at sigma = {scale} and alpha = {risk}; are these the log's?"
-        )
-    possible = least <= largest
-    low, high = np.where(possible, least, 0), np.where(possible, largest, n)
-    lower = np.where(decided, clopper_pearson(low, n, risk).lower[where], 0.0)
-    upper = np.where(decided, clopper_pearson(high, n, risk).upper[where], 1.0)
     columns = {
         "index": log.index,
         "label": log.label,
         "predicted": log.predicted,
         "correct": log.predicted == log.label,
         "votes": None,
-        "n": np.full(len(decided), n),
-        "confidence": np.ma.array(((low + high) / 2 / n)[where], mask=~decided),
-        "p_lower": lower,
-        "p_upper": upper,
+        "n": each,
+        "confidence": np.ma.array((low + high) / 2 / each, mask=~decided),
+        "p_lower": np.where(decided, vote_ends(low, each, risk).lower, 0.0),
+        "p_upper": np.where(decided, vote_ends(high, each, risk).upper, 1.0),
     }
+    provenance = Provenance(
+        kind="log",
+        sigma=scale,
+        alpha=risk,
+        n=int(each.max()),
+        source=os.fspath(path),
+        notes=(_LOG_POINT, *notes),
+    )
     return build(columns, len(decided)), provenance
+
+
+def _possible_votes(
+    log: CohenLog, sigma: float, n: NDArray[np.int64], alpha: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) least and largest votes behind each radius; all that there can be where the log abstained."""
+    rows, where = np.unique(np.stack([log.radius, log.half_width, n]), axis=1, return_inverse=True)
+    least, largest = votes_of_radius(rows[0], rows[1], sigma, rows[2].astype(np.int64), alpha)
+    least, largest = least[where.reshape(-1)], largest[where.reshape(-1)]
+    decided = log.predicted != -1
+    impossible = decided & (least > largest)
+    if impossible.any():
+        row = int(np.argmax(impossible))
+        raise ValueError(
+            f"row {row} (idx {log.index[row]}): no count of n = {n[row]} votes gives the radius {log.radius[row]} "
+            f"at sigma = {sigma} and alpha = {alpha}; are these the log's?"
+        )
+    return np.where(decided, least, 0), np.where(decided, largest, n)
+
+
+def _setting(name: str, own: float | None, given: float | None, path: str | PathLike[str]) -> Any:
+    """What a log or the caller says, which must not differ."""
+    if own is None and given is None:
+        raise ValueError(
+            f"{path}: a certification log does not say its {name}; give it with --{name} ({name}= in Python)"
+        )
+    if own is not None and given is not None and own != given:
+        raise ValueError(f"{name}: expected {own:g}, as {path} says, got {given}")
+    return given if own is None else own
 
 
 def of_intervals(
@@ -339,14 +384,28 @@ def of_intervals(
     return build(columns, rows), Provenance(kind="intervals", radius=radius, norm=norm)
 
 
-def sigma_of(stored: VoteCounts, sigma: float | None, path: str | PathLike[str]) -> float:
-    """The noise of stored counts: what the file or the caller says, which must not differ."""
+def of_stored_votes(
+    stored: VoteCounts,
+    path: str | PathLike[str],
+    sigma: float | None,
+    alpha: float | None,
+    **options: Any,
+) -> tuple[pa.Table, Provenance]:
+    """The rows of ``Certificates.from_npz``; a file may say sigma and alpha, and has rows of any sum."""
     scale = stored.sigma if sigma is None else sigma
     if scale is None:
-        raise ValueError(f"sigma: expected a number, as {path} does not hold it")
+        raise ValueError(
+            f"sigma: expected a number, as {path} does not hold it; give it with --sigma (sigma= in Python)"
+        )
     if stored.sigma not in (None, scale):
         raise ValueError(f"sigma: expected {stored.sigma}, as {path} says, got {sigma}")
-    return scale
+    if stored.alpha is not None and alpha not in (None, stored.alpha):
+        raise ValueError(f"alpha: expected {stored.alpha}, as {path} says, got {alpha}")
+    risk = next((one for one in (alpha, stored.alpha) if one is not None), DEFAULT_ALPHA)
+    table, made = of_counts(
+        stored.counts, stored.labels, scale, risk, None, stored.index, own_sums=True, **options
+    )
+    return table, dataclasses.replace(made, source=os.fspath(path))
 
 
 def _classes(name: str, value: Any, rows: int, classes: int | None) -> NDArray[np.int64]:

@@ -249,8 +249,22 @@ def _require_possible(about: pq.FileMetaData, size: int) -> None:
         raise ValueError(
             f"expected the columns {', '.join(SCHEMA.names)}, got {', '.join(unknown)}"
         )
+    require_rows(about, size)
+
+
+def require_rows(about: pq.FileMetaData, size: int) -> None:
+    """Raises where a file of some bytes claims more rows than any table of that size has."""
     if about.num_rows > _FEW_ROWS + _ROWS_A_BYTE * size:
         raise ValueError(f"it claims {about.num_rows} rows in {size} bytes")
+
+
+def holds_certificates(path: str | PathLike[str]) -> bool:
+    """Whether a Parquet file has a provenance of certcal_ext; True where only ``read_parquet`` can say what it is."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return _METADATA_KEY in (file.metadata.metadata or {})
+    except (pa.ArrowException, OSError, ValueError):
+        return True
 
 
 def read_parquet(path: str | PathLike[str]) -> tuple[pa.Table, Provenance]:

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,10 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.curve import Curve
+    from certcal_ext.certificates.file_options import FileOptions
 
 BAD_INPUT = 2
 _TRACEBACK = "CERTCAL_TRACEBACK"
@@ -97,75 +97,35 @@ def numbers(name: str, text: str | None) -> list[float] | None:
     return values
 
 
-def read_certificates(
-    path: Path,
-    *,
-    sigma: float | None,
-    n: int | None,
-    alpha: float | None,
-    runner_up: bool = False,
-    keep_counts: bool = False,
-    split: int | None = None,
-    split_seed: int = 0,
-) -> Certificates:
-    """Certificates from Parquet, vote counts (``.npz``) or a certification log, told by content.
+def read_certificates(path: Path, source: FileOptions, **more: Any) -> Certificates:
+    """``Certificates.from_file``, with its notes on what was read on stderr.
 
     Args:
         path: the file.
-        sigma: noise of counts or a log; counts may hold it themselves.
-        n: draws of a log.
-        alpha: failure probability of an interval; None is 0.001, and a Parquet file has its own.
-        runner_up: also bound the next class, from counts.
-        keep_counts: keep the votes of all classes, from counts.
-        split: draws of counts that select the class.
-        split_seed: of their choice.
+        source: what it does not say.
+        more: options in place of those of ``source``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is none of the three, or something it does not hold was not given.
+        ValueError: the file cannot be read, or something it does not hold was not given.
     """
     from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.evidence import SHARED_DRAWS, SHARED_MEANING
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == b"PAR1":
-        for name, value in (("sigma", sigma), ("n", n), ("alpha", alpha)):
-            if value is not None:
-                raise ValueError(
-                    f"--{name}: a Parquet file of certificates has its own; leave it out"
-                )
-        for name, asked in (("runner-up", runner_up), ("split", split is not None)):
-            if asked:
-                raise ValueError(f"--{name}: a file of certificates was made with or without it")
-        return Certificates.from_parquet(path)
-    alpha = 1e-3 if alpha is None else alpha
-    if magic[:2] == b"PK" or path.suffix == ".npz":
-        certificates = Certificates.from_npz(
-            path,
-            sigma=sigma,
-            alpha=alpha,
-            runner_up=runner_up,
-            keep_counts=keep_counts,
-            split=split,
-            seed=split_seed,
-        )
-        draws = (certificates.provenance.n or 0) + (split or 0)
-        if n is not None and n != draws:
-            raise ValueError(f"--n: {path} says {draws}, got {n}")
-        return certificates
-    for name, asked in (("runner-up", runner_up), ("split", split is not None)):
-        if asked:
-            raise ValueError(
-                f"--{name}: a certification log does not hold the votes of all classes"
-            )
-    if sigma is None or n is None:
-        name = "sigma" if sigma is None else "n"
-        raise ValueError(
-            f"{path}: a certification log does not say its {name}; give it with --{name}"
-        )
-    return Certificates.from_cohen_log(path, sigma=sigma, n=n, alpha=alpha)
+    options = dataclasses.asdict(source) | more
+    try:
+        made = Certificates.from_file(path, **options)
+    except ValueError as error:
+        said = str(error).removeprefix(f"{path}: ")
+        name = said.partition(": ")[0]
+        if name in options:
+            said = f"{path}: --{name.replace('_', '-')}{said.removeprefix(name)}"
+            raise ValueError(said) from error
+        raise
+    for text in made.provenance.notes:
+        if text not in (SHARED_DRAWS, SHARED_MEANING):  # said below the table
+            note(f"certcal: note: {text}")
+    return made
 
 
 def writable(path: Path | None, name: str) -> None:
@@ -226,7 +186,7 @@ def _plain(value: Any) -> Any:
 
 
 def console() -> Console:
-    """Where tables go: stdout, wide enough that no number is cut."""
+    """Where words go: stdout, in a width that can be read."""
     from rich.console import Console
 
     plain = Console(highlight=False)
@@ -234,36 +194,55 @@ def console() -> Console:
     return Console(highlight=False, width=wide)
 
 
-def curve_table(curve: Curve, title: str) -> Table:
-    """The table of metrics by radius."""
+def print_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str] | None],
+    *,
+    left: Sequence[str] = (),
+    styles: Sequence[str] = (),
+) -> None:
+    """A table on stdout, as wide as its numbers are: a number that is cut says something else.
+
+    Args:
+        title: above it.
+        heads: of the columns.
+        rows: cells; None draws a gap.
+        left: the heads of columns of words, to be aligned left.
+        styles: of the columns, or none.
+    """
     from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    from certcal_ext.report import table
-
-    drawn = Table(
-        title=Text(title),
-        box=SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for column in table.COLUMNS:
-        drawn.add_column(
-            column.short, justify="right", style=_STYLES[column.role], vertical="bottom"
-        )
-    for cells in table.rows(curve, units=False):
-        drawn.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-    return drawn
+    table = Table(title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.pad_edge, table.collapse_padding = False, bool(styles)
+    for at, head in enumerate(heads):
+        justify: Any = "left" if head in left else "right"
+        style = styles[at] if styles else ""
+        table.add_column(head, justify=justify, style=style, vertical="bottom")
+    for cells in rows:
+        if cells is None:
+            table.add_section()
+        else:
+            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
+    output, endless = console(), Console(width=10_000)
+    width = Measurement.get(endless, endless.options, table).maximum
+    if width > output.width:
+        output = Console(highlight=False, width=width)
+    output.print(table)
 
 
 def print_curve(curve: Curve, title: str, footnote: str) -> None:
-    """The table and a line below it."""
-    output = console()
-    output.print(curve_table(curve, title))
-    output.print(footnote, style="dim", markup=False)
+    """The table of metrics by radius and a line below it."""
+    from certcal_ext.report import table
+
+    heads = [column.short for column in table.COLUMNS]
+    styles = [_STYLES[column.role] for column in table.COLUMNS]
+    print_table(title, heads, table.rows(curve, units=False), styles=styles)
+    console().print(footnote, style="dim", markup=False)
 
 
 def meaning(certificates: Certificates) -> str:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from certcal_ext.certificates.file_options import FileOptions
+from certcal_ext.cli._unfold import Panel
+
 if TYPE_CHECKING:
     import torch
 
@@ -54,7 +57,36 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:1 ...; auto takes a GPU if there is one.")
 ]
 
+AllowRandom = Annotated[
+    bool,
+    typer.Option("--allow-random", help="Take a model that is random in evaluation mode."),
+]
+
+AllowBatchDependent = Annotated[
+    bool,
+    typer.Option(
+        "--allow-batch-dependent",
+        help="Take a model whose logits depend on the other images in the batch; proves nothing.",
+    ),
+]
+
+AllowProbabilities = Annotated[
+    bool,
+    typer.Option("--allow-probabilities", help="Take a model that gives probabilities."),
+]
+
 Skip = Annotated[int, typer.Option(help="Leave out this many images at the start.")]
+
+
+def allowed(random: bool, batch_dependent: bool, probabilities: bool) -> list[str]:
+    """The names of what a user allows the model to be, as ``SmoothedClassifier`` takes them."""
+    given = {
+        "random": random,
+        "batch_dependent": batch_dependent,
+        "probabilities": probabilities,
+    }
+    return [name for name, allow in given.items() if allow]
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
 
@@ -65,38 +97,23 @@ Sigma = Annotated[
     typer.Option(help="Standard deviation of the noise in [0, 1] pixel units.", show_default=False),
 ]
 
-SigmaOfFile = Annotated[
-    float | None,
-    typer.Option(
-        help="Noise of the smoothed classifier, where FILE does not hold it.", show_default=False
-    ),
-]
-
-DrawsOfFile = Annotated[
-    int | None, typer.Option(help="Draws a sample, for a log.", show_default=False)
-]
-
-AlphaOfFile = Annotated[
-    float | None,
-    typer.Option(
-        help="Failure probability of an interval, for counts and logs; 0.001 where not given.",
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="Certificates (Parquet), vote counts (.npz with counts, label and sigma), a certification log in any "
+        "dialect, or intervals of another verifier (CSV, TSV, JSON, .npz or Parquet with correct, lower and upper).",
         show_default=False,
     ),
 ]
 
-SplitOfFile = Annotated[
-    int | None,
-    typer.Option(
-        "--split",
-        help="Draws of the counts, taken at random, that only select the class; the others estimate it, and every interval "
-        "holds with 1 - alpha. Without, the same draws do both. 100 is a usual number.",
-        show_default=False,
-    ),
-]
+_SOURCE = "What FILE does not say"
 
-SplitSeed = Annotated[
-    int,
-    typer.Option("--split-seed", help="Seed of --split; fix it before you look at the result."),
+#: A group of options that are the fields of ``FileOptions``.
+SourceOfFile = Annotated[FileOptions, Panel(_SOURCE, frozenset({"keep_counts"}))]
+
+#: The same for subcommands that have ``--labels-key`` for images.
+SourceBesideImages = Annotated[
+    FileOptions, Panel(_SOURCE, frozenset({"keep_counts", "labels_key"}))
 ]
 
 

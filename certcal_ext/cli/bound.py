@@ -9,11 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from certcal_ext.cli import _common, _options
+from certcal_ext.cli._unfold import unfolded
 
 EXAMPLES = _common.examples(
     ("Vote counts of all test images, at round radii", "certcal bound counts.npz"),
     ("Chosen radii, for a program", "certcal bound counts.npz --radii 0,0.05,0.1,0.25,0.5 --json"),
     ("A certification log", "certcal bound log.tsv --sigma 0.25 --n 100000 --alpha 0.001"),
+    (
+        "Intervals of another verifier, which hold in the linf norm up to 8/255",
+        "certcal bound intervals.csv --interval-norm linf --interval-radius 0.03137254901960784",
+    ),
     ("Own bin edges", "certcal bound certificates.parquet --edges 0,0.5,0.8,0.9,0.95,1"),
     (
         "Valid for the whole data set at once, over all samples, and for the population",
@@ -28,15 +33,10 @@ EXAMPLES = _common.examples(
 )
 
 
+@unfolded
 def bound(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Vote counts (.npz with counts, label and sigma), a certification log "
-            "(tab-separated), or certificates (Parquet).",
-            show_default=False,
-        ),
-    ],
+    file: _options.File,
+    source: _options.SourceOfFile,
     radii: Annotated[
         str | None,
         typer.Option(
@@ -104,14 +104,6 @@ def bound(
     threshold: Annotated[
         float, typer.Option(help="Confidence from which the selective risk accepts.")
     ] = 0.5,
-    runner_up: Annotated[
-        bool,
-        typer.Option(
-            "--runner-up",
-            help="Certify by the votes of the two best classes (counts only); costs a tenth of "
-            "alpha.",
-        ),
-    ] = False,
     recalibrate: Annotated[
         str | None,
         typer.Option(
@@ -163,11 +155,6 @@ def bound(
         float,
         typer.Option(help="Seconds for each program of --max-attacked; a looser bound after."),
     ] = 60.0,
-    sigma: _options.SigmaOfFile = None,
-    n: _options.DrawsOfFile = None,
-    alpha: _options.AlphaOfFile = None,
-    split: _options.SplitOfFile = None,
-    split_seed: _options.SplitSeed = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="Also write the certificates to this Parquet file.", show_default=False),
@@ -187,11 +174,7 @@ def bound(
         )
         asked = _common.numbers("--radii", radii)
         limits = _common.numbers("--edges", edges)
-        source: dict[str, Any] = {"sigma": sigma, "n": n, "alpha": alpha, "runner_up": runner_up}
-        source |= {"split": split, "split_seed": split_seed}
-        certificates = _common.read_certificates(
-            file, keep_counts="classwise_ece" in names, **source
-        )
+        certificates = _common.read_certificates(file, source, keep_counts="classwise_ece" in names)
         listed = default_radii(certificates) if asked is None else asked
         if equal_mass:
             limits = _metrics.equal_mass(certificates, bins, limits)
@@ -215,7 +198,7 @@ def bound(
         )
         models, beside = {}, None
         if compare:
-            models = _compare.read_others(file, certificates, compare, **source)
+            models = _compare.read_others(file, certificates, compare, source)
             beside = _compare.records(models, listed, binning)
         gains = None if gain is None else gain.by_radius(listed, binning)
         estimates = _baselines.by_radius(certificates, listed, binning) if baselines else None
@@ -257,7 +240,7 @@ def bound(
         if estimates is not None:
             _baselines.show(estimates)
         if beside is not None:
-            _compare.show(beside, list(models))
+            _compare.show(beside, models)
         if expected is not None:
             _more_draws.show(expected)
         if attacked is not None:

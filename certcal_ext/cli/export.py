@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from certcal_ext.cli import _common, _options
+from certcal_ext.cli._unfold import unfolded
 
 EXAMPLES = _common.examples(
     (
@@ -28,15 +29,10 @@ EXAMPLES = _common.examples(
 )
 
 
+@unfolded
 def export(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Certificates (Parquet), vote counts (.npz), or a certification log "
-            "(tab-separated).",
-            show_default=False,
-        ),
-    ],
+    file: _options.File,
+    source: _options.SourceOfFile,
     to: Annotated[
         Path,
         typer.Option(
@@ -46,11 +42,6 @@ def export(
             show_default=False,
         ),
     ],
-    sigma: _options.SigmaOfFile = None,
-    n: _options.DrawsOfFile = None,
-    alpha: _options.AlphaOfFile = None,
-    split: _options.SplitOfFile = None,
-    split_seed: _options.SplitSeed = 0,
     as_json: _options.Json = False,
 ) -> None:
     """Writes FILE as a log, a spreadsheet's table, JSON or Parquet.
@@ -65,9 +56,7 @@ def export(
             raise ValueError(
                 f"--to: expected a file ending in {', '.join(forms.FORMATS)}, got {to.name}"
             )
-        certificates = _common.read_certificates(
-            file, sigma=sigma, n=n, alpha=alpha, split=split, split_seed=split_seed
-        )
+        certificates = _common.read_certificates(file, source)
         forms.export(certificates, to)
         again = None
         if to.suffix.lower() == ".tsv":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from certcal_ext.cli import _common, _options
+from certcal_ext.cli._unfold import unfolded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,15 +37,10 @@ EXAMPLES = _common.examples(
 )
 
 
+@unfolded
 def report(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Vote counts (.npz), a certification log (tab-separated), or certificates "
-            "(Parquet).",
-            show_default=False,
-        ),
-    ],
+    file: _options.File,
+    source: _options.SourceBesideImages,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     data: Annotated[
         Path | None,
@@ -96,11 +92,6 @@ def report(
         str, typer.Option(help="right: bins (low, high]; left: [low, high).")
     ] = "right",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Certified calibration",
-    sigma: _options.SigmaOfFile = None,
-    n: _options.DrawsOfFile = None,
-    alpha: _options.AlphaOfFile = None,
-    split: _options.SplitOfFile = None,
-    split_seed: _options.SplitSeed = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON in place of the file name.")
     ] = False,
@@ -113,10 +104,10 @@ def report(
         _common.writable(out, "--out")
         listed = _common.numbers("--radii", radii)
         limits = _common.numbers("--edges", edges)
-        source: dict[str, Any] = {"sigma": sigma, "n": n, "alpha": alpha}
-        source |= {"split": split, "split_seed": split_seed}
-        certificates = _common.read_certificates(file, **source)
-        models = read_others(file, certificates, compare, **source) if compare else {}
+        # Without images, the labels that are named are those of the counts.
+        own = labels_key if data is None and labels_key != "labels" else None
+        certificates = _common.read_certificates(file, source, labels_key=own)
+        models = read_others(file, certificates, compare, source) if compare else {}
         name, *others = models or [file.name]
         images = None
         if data is not None:
