@@ -257,7 +257,7 @@ def test_shared_draws_pay_for_it() -> None:
     ("options", "words"),
     [
         ({"metric": "auc"}, "metric: expected one of brier"),
-        ({"scope": "some"}, "scope: expected one of"),
+        ({"scope": "some"}, "scope: expected"),
         ({"delta": 0.0}, "delta: expected a probability"),
         ({"joint": "none"}, "joint: expected one of"),
         ({"population": True}, "population: expected delta"),

@@ -172,7 +172,7 @@ def test_more_draws(counts: Path) -> None:
     ("options", "words"),
     [
         (("--metrics", "auc"), "--metrics: expected all, or some of"),
-        (("--scope", "some"), "scope: expected one of"),
+        (("--scope", "some"), "scope: expected"),
         (("--metrics", "ece", "--joint", "both"), "joint: expected one of"),
         (("--recalibrate", "spline"), "kind: expected"),
         (

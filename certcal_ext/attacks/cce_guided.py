@@ -101,7 +101,7 @@ class CceGuidedAttack(GradientAttack):
         _check.whole_number("draws", self.draws, 1, MAX_DRAWS - ESTIMATE_DRAW)
         if self.blur is not None:
             _check.positive_number("blur", self.blur)
-        if self.intervals is not None and len(self.intervals) != 2:
+        if self.intervals is not None and len(_check.items("intervals", self.intervals)) != 2:
             raise ValueError("intervals: expected a pair (lower, upper)")
 
     @property

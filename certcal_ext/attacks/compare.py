@@ -99,7 +99,10 @@ def compare_with_bound(
         2
     """
     alarm = _check.failure_probability("false_alarm", false_alarm)
-    given = list(results)
+    _check.like("certificates", certificates, "Certificates", "provenance", "at")
+    given = [
+        _check.instance("results", each, AttackResult) for each in _check.items("results", results)
+    ]
     if not given:
         raise ValueError("results: expected at least one, got none")
     for result in given:

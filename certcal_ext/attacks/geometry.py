@@ -36,8 +36,7 @@ class Ball:
 
     def __post_init__(self) -> None:
         """Checks both."""
-        if self.norm not in ("l2", "linf"):
-            raise ValueError(f'norm: expected "l2" or "linf", got {self.norm!r}')
+        _check.choice("norm", self.norm, ("l2", "linf"))
         _check.radius("radius", self.radius)
 
     def size(self, perturbation: torch.Tensor) -> torch.Tensor:

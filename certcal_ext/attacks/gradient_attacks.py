@@ -53,10 +53,9 @@ class AceAttack(GradientAttack):
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()
-        if self.eta not in (-1, 1):
-            raise ValueError(f"eta: expected 1 or -1, got {self.eta!r}")
-        if self.omega not in ("label", "predicted"):
-            raise ValueError(f'omega: expected "label" or "predicted", got {self.omega!r}')
+        if not _check.whole_number("eta", self.eta, -1, 1):
+            raise ValueError("eta: expected 1 or -1, got 0")
+        _check.choice("omega", self.omega, ("label", "predicted"))
 
     def objective(self) -> Objective:
         """Eta times the cross-entropy."""

@@ -87,7 +87,7 @@ class MetricCurve:
         Returns:
             One or two sentences.
         """
-        return sentence(self, at)
+        return sentence(self, _check.position("at", at, self.radius.size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,12 +300,10 @@ def check_validity(
         TypeError: an option of the wrong kind.
         ValueError: an option out of range, or options that do not go together.
     """
-    if scope not in SCOPES:
-        raise ValueError(f"scope: expected one of {', '.join(SCOPES)}, got {scope!r}")
-    if joint not in JOINT_METHODS:
-        raise ValueError(f"joint: expected one of {', '.join(JOINT_METHODS)}, got {joint!r}")
+    _check.choice("scope", scope, SCOPES)
+    _check.choice("joint", joint, JOINT_METHODS)
     risk = None if delta is None else _check.failure_probability("delta", delta)
-    if population:
+    if _check.flag("population", population):
         if risk is None:
             raise ValueError(
                 "population: expected delta with it, the probability that the bound fails"

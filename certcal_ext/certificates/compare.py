@@ -43,6 +43,7 @@ class Comparison:
 
     def best(self, at: int) -> str | None:
         """The model with the lowest worst case at radius number ``at``; None where no sample is compared."""
+        _check.position("at", at, self.radius.size)
         worst = {name: float(curve.worst[at]) for name, curve in self.curves.items()}
         known = {name: value for name, value in worst.items() if not np.isnan(value)}
         return min(known, key=lambda name: known[name]) if known else None
@@ -96,8 +97,7 @@ def compare(
         >>> result.curves["a"].samples, result.best(0)
         (array([1, 1]), 'a')
     """
-    if samples not in COMPARISONS:
-        raise ValueError(f"samples: expected one of {', '.join(COMPARISONS)}, got {samples!r}")
+    _check.choice("samples", samples, COMPARISONS)
     asked = _check.radii("radii", radii)
     measure = metric_of(metric)
     choices = checked_choices(bins, edges, closed, clip, threshold, dtype)

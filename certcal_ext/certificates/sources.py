@@ -66,6 +66,8 @@ def of_counts(
     rows, classes = matrix.shape
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
+    _check.flag("runner_up", runner_up)
+    _check.flag("keep_counts", keep_counts)
     chosen = matrix.argmax(axis=1) if selection is None else selection
     predicted = _classes("selection", chosen, rows, classes)
     won = matrix[np.arange(rows), predicted]
@@ -131,6 +133,7 @@ def of_adaptive(
     result: AdaptiveResult, predicted: Any, labels: Any, index: Any
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_adaptive``, which documents arguments and errors."""
+    _check.like("result", result, "AdaptiveResult", "votes", "stopping")
     rows = result.votes.size
     chosen = _classes("predicted", predicted, rows, None)
     ends = Ends(result.lower, result.upper)
@@ -198,10 +201,7 @@ def of_scores(
     risk = _check.failure_probability("alpha", alpha)
     chosen = _classes("predicted", predicted, rows, None)
     point = _means(mean, scores)
-    if interval not in ("hoeffding", "bernstein", "betting", "cdf"):
-        raise ValueError(
-            f"interval: expected hoeffding, bernstein, betting or cdf, got {interval!r}"
-        )
+    _check.choice("interval", interval, ("hoeffding", "bernstein", "betting", "cdf"))
     ends = score_ends(scores, point, won, every, risk, interval)
     columns = {
         **_columns(labels, chosen, None, index, ends),

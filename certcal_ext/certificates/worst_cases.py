@@ -127,9 +127,7 @@ def metric_of(name: str) -> Metric:
     Raises:
         ValueError: there is none.
     """
-    if name not in _TABLE:
-        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {name!r}")
-    return _TABLE[name]
+    return _TABLE[_check.choice("metric", name, METRICS)]
 
 
 def _mean_of_terms(terms: Callable[[Samples, Choices], tuple[Floats, float]]) -> Any:

@@ -205,8 +205,7 @@ def _band_alpha(alpha: Any) -> float:
 
 
 def _check_method(method: Any) -> None:
-    if method not in ("both", "dkw", "binomial"):
-        raise ValueError(f'method: expected "both", "dkw" or "binomial", got {method!r}')
+    _check.choice("method", method, ("both", "dkw", "binomial"))
 
 
 def _levels(

@@ -12,7 +12,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from certcal_ext import _check, _threads
 from certcal_ext._load import core
@@ -115,7 +114,7 @@ def brier(correct: Any, confidence: Any) -> float:
         >>> brier([1, 0], [1.0, 0.5])
         0.125
     """
-    points = _points(correct, confidence)
+    points = _check.points(correct, confidence)
     return certified_brier(points[0], points[1], points[1]).value
 
 
@@ -190,15 +189,5 @@ def ece(
         >>> ece([1, 0], [1.0, 0.25])
         0.125
     """
-    points = _points(correct, confidence)
+    points = _check.points(correct, confidence)
     return certified_ece(points[0], points[1], points[1], bins, edges, closed).value
-
-
-def _points(correct: Any, confidence: Any) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    right = _check.correct_vector("correct", correct)
-    points = _check.float_vector("confidence", confidence, right.size)
-    good = (points >= 0) & (points <= 1)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise ValueError(f"confidence: expected values in [0, 1], got {points[row]} in row {row}")
-    return right, points

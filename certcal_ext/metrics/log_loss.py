@@ -180,8 +180,7 @@ def checked_clip(clip: Any, dtype: Any = "float64") -> Clip:
         TypeError: ``clip`` is no number.
         ValueError: it is out of range, or vanishes in ``dtype``; or ``dtype`` is none of ``DTYPES``.
     """
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    _check.choice("dtype", dtype, DTYPES)
     if clip is None:
         return Clip(None, dtype)
     limit = _check.real_number("clip", clip)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from certcal_ext import _check
-from certcal_ext.metrics.brier_ece import _points, brier, ece
+from certcal_ext.metrics.brier_ece import brier, ece
 from certcal_ext.metrics.classwise import certified_classwise_ece, class_columns
 from certcal_ext.metrics.ks_mce import certified_ks, certified_mce
 from certcal_ext.metrics.log_loss import certified_log_loss
@@ -59,7 +59,7 @@ def mce(
         >>> mce([1, 0], [1.0, 0.25])
         0.25
     """
-    right, points = _points(correct, confidence)
+    right, points = _check.points(correct, confidence)
     return certified_mce(right, points, points, bins, edges, closed).value
 
 
@@ -81,7 +81,7 @@ def ks(correct: Any, confidence: Any) -> float:
         >>> ks([1, 0], [1.0, 0.25])
         0.125
     """
-    right, points = _points(correct, confidence)
+    right, points = _check.points(correct, confidence)
     return certified_ks(right, points, points).value
 
 
@@ -108,7 +108,7 @@ def log_loss(
         >>> round(log_loss([1, 0], [1.0, 0.5]), 6)
         0.346574
     """
-    right, points = _points(correct, confidence)
+    right, points = _check.points(correct, confidence)
     return certified_log_loss(right, points, points, clip, dtype).value
 
 
@@ -168,7 +168,7 @@ def selective_risk(correct: Any, confidence: Any, threshold: float) -> Certified
         >>> selective_risk([1, 0, 0], [1.0, 0.5, 0.25], threshold=0.5).risk
         0.5
     """
-    right, points = _points(correct, confidence)
+    right, points = _check.points(correct, confidence)
     return certified_selective_risk(right, points, points, threshold)
 
 
@@ -192,5 +192,5 @@ def risk_coverage(correct: Any, confidence: Any, thresholds: Any = None) -> Cert
         >>> curve.thresholds, curve.risk, round(curve.aurc, 12)
         (array([0.5 , 0.75]), array([0.5, 0. ]), 0.25)
     """
-    right, points = _points(correct, confidence)
+    right, points = _check.points(correct, confidence)
     return certified_risk_coverage(right, points, points, thresholds)

@@ -65,7 +65,7 @@ class BrierState(CertifiedState[CertifiedBrier]):
         bad = core.brier_update(right, low, high, self._state[2:], threads=_threads.num_threads())
         if bad >= 0:
             raise _check.bad_bounds(bad, low, high)
-        self._state[:2] += np.array([right.size, np.count_nonzero(right)])
+        self._state[:2] += np.array((right.size, np.count_nonzero(right)), np.int64)
 
     def _result(self) -> CertifiedBrier:
         rows, right, high, low = (int(word) for word in self._state)
@@ -138,7 +138,8 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         ends = np.array([confidence]), np.array([confidence])
         words = loss_sums(np.array([correct], np.uint8), *ends, self._clip)
         if words[2]:
-            return self._loss(correct, float(np.nextafter(confidence, 0.5)))
+            kind = np.dtype(self._clip.dtype).type
+            return self._loss(correct, float(np.nextafter(kind(confidence), kind(0.5))))
         return (int(words[3]) << LOW_BITS) + int(words[4])
 
 
@@ -245,8 +246,8 @@ class KsState(CertifiedState[CertifiedKs]):
         if (lows > ended * grid).any() or int(lows.sum()) != int((begun * grid).sum()):
             raise ValueError("state: expected the sum of lower ends, none above its upper end")
         # The wrong samples that end first cannot have lower ends with a sum below that of the lowest of all.
-        count, total = (np.append(0, np.cumsum(part)) for part in (begun, begun * grid))
-        least = np.interp(np.cumsum(ended), count, total)
+        fewer, lowest = (np.append(0, np.cumsum(part)) for part in (begun, begun * grid))
+        least = np.interp(np.cumsum(ended), fewer, lowest)
         if (np.cumsum(lows) < np.floor(least * (1 - 2.0**-40))).any():
             raise ValueError("state: expected sums of lower ends that the lower ends can give")
         return int(right + wrong)

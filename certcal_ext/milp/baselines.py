@@ -200,7 +200,7 @@ def lower_estimate_dece(
         True
     """
     task = _Task(correct, lower, upper, bins, edges, closed)
-    count = _check.whole_number("steps", steps, 1)
+    count = _check.whole_number("steps", steps, 1, 10**7)
     rate = _check.positive_number("learning_rate", learning_rate)
     soft = _check.positive_number("temperature", temperature)
     for name in _checked_starts(starts):
@@ -289,7 +289,7 @@ def lower_estimate_admm(
         True
     """
     task = _Task(correct, lower, upper, bins, edges, closed)
-    count = _check.whole_number("steps", steps, 1)
+    count = _check.whole_number("steps", steps, 1, 10**7)
     weight = _check.positive_number("penalty", penalty)
     factor = _check.real_number("growth", growth)
     if factor < 1:
@@ -376,9 +376,7 @@ class _Splitting:
 
 
 def _checked_starts(starts: Any) -> tuple[str, ...]:
-    if isinstance(starts, str) or not isinstance(starts, Iterable):
-        raise TypeError(f"starts: expected a list of names, got {type(starts).__name__}")
-    names = tuple(starts)
-    if not names or any(name not in STARTS for name in names):
-        raise ValueError(f"starts: expected some of {', '.join(STARTS)}, got {names}")
+    names = tuple(_check.choice("starts", name, STARTS) for name in _check.items("starts", starts))
+    if not names:
+        raise ValueError(f"starts: expected some of {', '.join(STARTS)}, got none")
     return names

@@ -302,7 +302,7 @@ def _scaled_rows(
             f"constraints: expected a list of LinearConstraint, got {type(constraints).__name__}"
         )
     rows: list[tuple[NDArray[np.float64], float, float]] = []
-    for at, given in enumerate(constraints):
+    for at, given in enumerate(_check.items("constraints", constraints)):
         name = f"constraints[{at}]"
         if isinstance(given, LinearConstraint):
             parts: tuple[Any, ...] = (given.coefficients, given.lower, given.upper)
