@@ -10,20 +10,33 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: Tables have M x M cells; at this many bins one table takes 335 MB.
 #: Smallest failure probability: smaller binomial tails cannot be evaluated accurately enough.
 LEAST_ALPHA = 1e-15
+#: Tables have M x M cells; at this many bins one table takes 335 MB.
 MAX_BINS = 2048
 
 
+def shown(value: Any) -> str:
+    """``repr`` on one line of at most 80 characters, for messages; the kind of what has none."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # Python refuses to write whole numbers of over 4300 digits, for one
+        text = f"an object of {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def array(name: str, value: Any) -> NDArray[Any]:
-    """Views ``value`` as a NumPy array; tensors on another device are copied to the host."""
+    """Views ``value`` as a NumPy array; tensors on another device are copied to the host.
+
+    Masked entries are refused: the view would show the numbers that they hide.
+    """
+    _refuse_masked(name, value)
     if hasattr(value, "detach") and hasattr(
         value, "cpu"
     ):  # a torch tensor, without importing torch
@@ -41,10 +54,22 @@ def array(name: str, value: Any) -> NDArray[Any]:
             ) from error
     try:
         return np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TypeError(
             f"{name}: expected an array, got {type(value).__name__}: {error}"
         ) from error
+
+
+def _refuse_masked(name: str, value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            if isinstance(item, (list, tuple, np.ma.MaskedArray)):
+                _refuse_masked(name, item)
+    elif isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{name}: expected an array without a mask, got {np.count_nonzero(np.ma.getmaskarray(value))} masked "
+            "entries; leave these samples out"
+        )
 
 
 def vector(name: str, value: Any, size: int | None = None) -> NDArray[Any]:
@@ -61,17 +86,42 @@ def vector(name: str, value: Any, size: int | None = None) -> NDArray[Any]:
 
 def float_vector(name: str, value: Any, size: int | None = None) -> NDArray[np.float64]:
     """A contiguous float64 vector. The values are not looked at."""
-    result = vector(name, value, size)
-    if result.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: expected real numbers, got dtype {result.dtype}")
-    return np.ascontiguousarray(result, dtype=np.float64)
+    return float_array(name, vector(name, value, size))
+
+
+def float_array(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    """A contiguous float64 array of the same numbers.
+
+    Wider ones that float64 does not hold are refused: a lower end rounded to nearest may lie above the true one.
+    """
+    require_kind(name, values, "fiu", "real numbers")
+    with np.errstate(over="ignore"):
+        result = np.asarray(values, dtype=np.float64, order="C")
+    if values.dtype.kind == "f" and values.dtype.itemsize > 8:
+        lost = (result != values) & ~np.isnan(values)
+        if lost.any():
+            raise ValueError(
+                f"{name}: expected numbers that float64 holds, got {values[lost][0]!r}; round lower "
+                "ends down and upper ends up"
+            )
+    return result
+
+
+def require_kind(name: str, values: NDArray[Any], kinds: str, expected: str) -> None:
+    """Raises unless the array's dtype is of one of the kinds; says so where entries are missing."""
+    if values.dtype.kind in kinds:
+        return
+    missing = values.dtype.kind == "O" and any(
+        entry is None or type(entry).__name__ == "NAType" for entry in values.flat
+    )
+    what = "missing values" if missing else f"dtype {values.dtype}"
+    raise TypeError(f"{name}: expected {expected}, got {what}")
 
 
 def int_vector(name: str, value: Any, size: int | None = None) -> NDArray[np.int64]:
     """A contiguous int64 vector of whole numbers."""
     result = vector(name, value, size)
-    if result.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected whole numbers, got dtype {result.dtype}")
+    require_kind(name, result, "iu", "whole numbers")
     if result.dtype == np.uint64 and result.size and int(result.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: expected values below 2^63, got {result.max()}")
     return np.ascontiguousarray(result, dtype=np.int64)
@@ -82,8 +132,7 @@ def correct_vector(name: str, value: Any, size: int | None = None) -> NDArray[np
     result = vector(name, value, size)
     if result.dtype == np.bool_:
         return np.ascontiguousarray(result).view(np.uint8)
-    if result.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: expected booleans or 0 and 1, got dtype {result.dtype}")
+    require_kind(name, result, "fiu", "booleans or 0 and 1")
     if result.dtype == np.uint8:
         good = not result.size or int(result.max()) <= 1
     else:
@@ -102,7 +151,12 @@ def intervals(
     Whether 0 <= lower <= upper <= 1 is left to the pass over the data.
     """
     right = correct_vector("correct", correct)
-    return right, float_vector("lower", lower, right.size), float_vector("upper", upper, right.size)
+    low, high = array("lower", lower), array("upper", upper)
+    if right.size != low.size == high.size:
+        raise ValueError(
+            f"correct: expected {low.size} entries, as lower and upper have, got {right.size}"
+        )
+    return right, float_vector("lower", low, right.size), float_vector("upper", high, right.size)
 
 
 def some_intervals(
@@ -152,36 +206,52 @@ def bin_edges(bins: Any, edges: Any) -> NDArray[np.float64]:
 
 def closed_left(closed: Any) -> bool:
     """Whether bins are [e, e') (``"left"``) and not (e, e'] (``"right"``)."""
-    if closed not in ("left", "right"):
-        raise ValueError(f'closed: expected "left" or "right", got {closed!r}')
-    return bool(closed == "left")
+    return choice("closed", closed, ("left", "right")) == "left"
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """One of a few words."""
+    allowed = list(options)
+    if not isinstance(value, str) or value not in allowed:
+        words = [f'"{option}"' for option in allowed]
+        wanted = " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+        raise ValueError(f"{name}: expected {wanted}, got {shown(value)}")
+    return str(value)
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
     """An int from ``least`` to ``most``."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__} {value!r}")
+        raise TypeError(
+            f"{name}: expected a whole number, got {type(value).__name__} {shown(value)}"
+        )
     number = int(value)
     if number < least or (most is not None and number > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}: expected a whole number {limits}, got {value}")
+        raise ValueError(f"{name}: expected a whole number {limits}, got {shown(number)}")
     return number
 
 
 def real_number(name: str, value: Any) -> float:
     """A finite float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__} {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
-    return float(value)
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__} {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # of a whole number or a fraction
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {shown(value)}")
+    if isinstance(value, np.longdouble) and number != value:
+        raise ValueError(f"{name}: expected a number that float64 holds, got {shown(value)}")
+    return number
 
 
 def positive_number(name: str, value: Any) -> float:
     """A finite float above 0."""
     result = real_number(name, value)
     if result <= 0:
-        raise ValueError(f"{name}: expected a number above 0, got {value}")
+        raise ValueError(f"{name}: expected a number above 0, got {shown(value)}")
     return result
 
 
@@ -189,7 +259,9 @@ def failure_probability(name: str, value: Any) -> float:
     """A float in [LEAST_ALPHA, 1)."""
     result = real_number(name, value)
     if not LEAST_ALPHA <= result < 1:
-        raise ValueError(f"{name}: expected a probability from 1e-15 to below 1, got {value}")
+        raise ValueError(
+            f"{name}: expected a probability from 1e-15 to below 1, got {shown(value)}"
+        )
     return result
 
 
@@ -197,7 +269,7 @@ def radius(name: str, value: Any) -> float:
     """A finite l2 radius, at least 0, in pixel units."""
     result = real_number(name, value)
     if result < 0:
-        raise ValueError(f"{name}: expected a radius of at least 0, got {value}")
+        raise ValueError(f"{name}: expected a radius of at least 0, got {shown(value)}")
     return result
 
 

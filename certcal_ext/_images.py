@@ -31,6 +31,8 @@ def parts(
 ) -> Iterator[Part]:
     """Cuts a tensor, or each batch of a loader, into groups."""
     start = 0
+    if sample_ids is not None:
+        require_distinct(_check.int_vector("sample_ids", sample_ids))
     for batch, true in _batches(images, labels):
         tensor = checked_images(batch)
         size = tensor.shape[0]
@@ -136,13 +138,28 @@ def checked_labels(labels: Any, size: int, num_classes: int) -> NDArray[np.int64
 
 
 def checked_ids(sample_ids: Any, size: int) -> NDArray[np.int64]:
-    """(size,) whole numbers, at least 0."""
+    """(size,) whole numbers, at least 0, each once."""
     ids = _sliced_ids(sample_ids, 0, size)
     if len(sample_ids) != size:
         raise ValueError(
             f"sample_ids: expected {size} entries, one an image, got {len(sample_ids)}"
         )
+    require_distinct(ids)
     return ids
+
+
+def require_distinct(ids: NDArray[np.int64]) -> None:
+    """Refuses numbers that name two samples the same: both would get the same noise.
+
+    Raises:
+        ValueError: a number comes more than once.
+    """
+    unique, counts = np.unique(ids, return_counts=True)
+    if unique.size != ids.size:
+        most = int(counts.argmax())
+        raise ValueError(
+            f"sample_ids: expected each number once, as it names the sample's noise, got {unique[most]} {counts[most]} times"
+        )
 
 
 def _sliced_ids(sample_ids: Any, start: int, size: int) -> NDArray[np.int64]:

@@ -104,7 +104,6 @@ def test_every_metric_has_a_definition() -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 @settings(max_examples=60)
-@settings(max_examples=60)
 @given(data=st.data())
 def test_the_function_is_the_worst_of_all_attacks(name: str, data: st.DataObject) -> None:
     """Never below what is attained, and reached where every place that matters was tried."""
@@ -118,7 +117,6 @@ def test_the_function_is_the_worst_of_all_attacks(name: str, data: st.DataObject
 
 
 @pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=60)
 @settings(max_examples=60)
 @given(data=st.data())
 def test_at_points_all_paths_give_the_plain_metric(name: str, data: st.DataObject) -> None:
@@ -135,7 +133,6 @@ def test_at_points_all_paths_give_the_plain_metric(name: str, data: st.DataObjec
 
 
 @pytest.mark.parametrize("name", TOP_LABEL)
-@settings(max_examples=60)
 @settings(max_examples=60)
 @given(data=st.data())
 def test_intervals_give_the_same_along_every_path(name: str, data: st.DataObject) -> None:

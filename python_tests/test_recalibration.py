@@ -507,7 +507,7 @@ def test_bad_options() -> None:
         fit_isotonic(*sample, clip=0.6)
     with pytest.raises(ValueError, match="loss: expected"):
         fit_platt(*sample, loss="hinge")
-    with pytest.raises(ValueError, match="kind: expected one of"):
+    with pytest.raises(ValueError, match='kind: expected "isotonic"'):
         fit_recalibration("spline", *sample)
     with pytest.raises(ValueError, match="lower <= upper"):
         fit_recalibration("identity", [1], [0.5], [0.4])

@@ -128,7 +128,7 @@ def test_headline_and_table_round_bounds_up() -> None:
 
 def test_it_says_how_sure_it_is(page: str) -> None:
     words = " ".join(Page(page).words.split())
-    assert "What is said of a certified one fails with a probability of at most 0.0015" in words
+    assert "each row is certified and wrong with probability at most 3/2 of alpha = 0.001" in words
     assert "over all noise draws together the calibration error under attack is at most" in words
     assert "These allow for intervals that fail" in words
     assert "upper bound on the true worst case" in words
@@ -137,7 +137,7 @@ def test_it_says_how_sure_it_is(page: str) -> None:
 
 def test_without_delta_nothing_is_claimed_jointly() -> None:
     words = " ".join(Page(render_report(votes(), delta=None)).words.split())
-    assert "on average for at most 0.09 of the 60" in words
+    assert "on average at most 0.09 of 60 are" in words
     assert "That all of them hold at once is not claimed here" in words
     assert "Valid jointly" not in words
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import warnings
 from collections import defaultdict
@@ -17,11 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, multinomial
+from typer.testing import CliRunner
 
 import certcal_ext as cc
 from certcal_ext.certificates import selection as selection_module
 from certcal_ext.certificates.evidence import how_sure, row_factor, selected_by_estimation
 from certcal_ext.certificates.selection import split_counts
+from certcal_ext.cli import app
 from certcal_ext.intervals.clopper_pearson import clopper_pearson
 from certcal_ext.stopping.adaptive import ReplayedVotes
 
@@ -230,7 +233,7 @@ def test_the_split_is_part_of_what_is_known(tmp_path: Path) -> None:
     made = cc.Certificates.from_npz(path, split=100, seed=5)
     assert (made.provenance.n0, made.provenance.n) == (100, 900)
     assert not selected_by_estimation(made.provenance)
-    assert "100 of 1000 given draws" in made.provenance.notes[0]
+    assert "100 of each row's given draws" in made.provenance.notes[0]
     assert "seed 5" in made.provenance.notes[0]
     again = cc.Certificates.from_counts(counts, [0, 0, 1], SIGMA, split=100, seed=5)
     assert again.table.equals(made.table)
@@ -268,3 +271,33 @@ def test_draws_beyond_the_hypergeometric_are_refused() -> None:
         split_counts([[10**9, 0]], 10)
     with pytest.raises(ValueError, match="draws"):
         ReplayedVotes([10**9], 10**9)
+
+
+def test_the_command_line_splits_counts(tmp_path: Path) -> None:
+    path, made = tmp_path / "votes.npz", tmp_path / "made.parquet"
+    counts = np.random.default_rng(4).multinomial(1000, [0.8, 0.15, 0.05], 40)
+    np.savez(path, counts=counts, label=np.zeros(40, int), sigma=SIGMA)
+    run = CliRunner()
+
+    def asked(*options: str) -> Any:
+        return run.invoke(app, ["bound", str(path), "--radii", "0.1", *options])
+
+    split = ("--split", "100", "--split-seed", "3")
+    printed = json.loads(asked(*split, "--json", "--out", str(made), "--n", "1000").stdout)
+    assert (printed["provenance"]["n0"], printed["provenance"]["n"]) == (100, 900)
+    stored = cc.Certificates.from_parquet(made)
+    expected = cc.Certificates.from_counts(counts, np.zeros(40, int), SIGMA, split=100, seed=3)
+    assert stored.table.equals(expected.table)
+    assert "3/2 of alpha" in " ".join(asked().output.split())
+    told = " ".join(asked(*split).output.split())
+    assert "holds with probability 1 - 0.001" in told
+    assert "3/2" not in told
+    page, rows = tmp_path / "page.html", tmp_path / "rows.json"
+    assert run.invoke(app, ["report", str(path), "--out", str(page), *split]).exit_code == 0
+    assert "100 of each row" in page.read_text()
+    assert run.invoke(app, ["export", str(path), "--to", str(rows), *split]).exit_code == 0
+    assert json.loads(rows.read_text())["provenance"]["n0"] == 100
+    for other, words in ((made, "--split"), (path, "split: expected fewer")):
+        refused = run.invoke(app, ["bound", str(other), "--split", "1000"])
+        assert refused.exit_code == 2
+        assert words in refused.stderr

@@ -306,7 +306,9 @@ def _check_fits(certificates: Certificates, result: Any) -> None:
     settings = result.settings
     wanted = _CONFIDENCE.get(made.kind)
     if wanted is not None:
-        if settings["victim"] != "smoothed" or settings["sigma"] != made.sigma:
+        if settings["victim"] != "smoothed" or np.float32(settings["sigma"]) != np.float32(
+            made.sigma
+        ):
             raise ValueError(
                 f"results: expected an attack on the smoothed classifier with sigma = {made.sigma}, got "
                 f"{settings['victim']}, sigma = {settings.get('sigma')}"

@@ -24,14 +24,14 @@ from certcal_ext.certificates.bounds import (
 )
 from certcal_ext.certificates.class_bounds import classwise_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
-from certcal_ext.certificates.evidence import row_factor
+from certcal_ext.certificates.evidence import best_lower_ends, row_factor
 from certcal_ext.certificates.guarantee import Guarantee, largest_radius, shifts
 from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.statements import Subject
 from certcal_ext.certificates.table import matrix, numbers, read_parquet, validate, write_parquet
 from certcal_ext.certificates.worst_cases import checked_choices, metric_of
-from certcal_ext.intervals.clopper_pearson import best_radius
+from certcal_ext.intervals.clopper_pearson import radius_of
 from certcal_ext.recalibration.maps import RecalibrationMap
 
 __all__ = ["Certificates", "CertifiedSet", "Curve", "MetricCurve", "RowBounds"]
@@ -45,7 +45,7 @@ class Certificates(CertificateMakers):
     smoothed with N(0, sigma^2) lies in [p_lower, p_upper], then under every l2 perturbation of norm
     at most R it stays in [Phi(Phi^-1(p_lower) - R/sigma), Phi(Phi^-1(p_upper) + R/sigma)], and the
     prediction stays while Phi^-1(p_lower) > R/sigma. Each row's interval fails with probability at
-    most alpha.
+    most alpha, where the class was selected by other draws than those that estimate it (see ``from_counts``).
 
     Attributes:
         table: Arrow table with the columns index, label, predicted, correct, votes, n, confidence,
@@ -92,14 +92,11 @@ class Certificates(CertificateMakers):
 
     @property
     def best_radius(self) -> float | None:
-        """The largest radius that n draws in one look give at this alpha, rounded down; None without draws.
-
-        All votes for one class give it. A row that stopped early spends alpha otherwise and may reach further.
-        """
+        """The largest radius that a row of n draws could ever have, with all votes, rounded down; None without draws."""
         made = self.provenance
-        if not self._guarantee.smoothed or None in (made.n, made.alpha, made.sigma):
+        if not self._guarantee.smoothed or None in (made.n, made.alpha):
             return None
-        return best_radius(made.n, made.alpha, made.sigma)  # type: ignore[arg-type]
+        return radius_of(best_lower_ends(self.table, made), made.sigma or 0.0)
 
     @property
     def largest_radius(self) -> float:
@@ -483,6 +480,6 @@ class Certificates(CertificateMakers):
         """How far these draws could reach, in words, for warnings."""
         made = self.provenance
         return (
-            f"the best radius that one look with n = {made.n} and alpha = {_claims.failure(made.alpha or 1.0)} "
-            f"could ever give is {_claims.size(self.best_radius or 0.0, 4)}"
+            f"the best radius that n = {made.n} and alpha = {_claims.failure(made.alpha or 1.0)} could ever give is "
+            f"{_claims.size(self.best_radius or 0.0, 4)}"
         )

@@ -40,6 +40,9 @@ SHARED_MEANING = (
     "1 - alpha"
 )
 
+#: What a log says whose radii are none of votes: it is not read as if they were.
+NOT_OF_VOTES = "these radii do not stand for votes of one number of draws"
+
 #: The note of a run that stopped early and was told the labels (docs/fewer-draws.md).
 TOLD_LABELS = (
     "the run stopped samples early and used their labels, so which samples are certified depends on the labels; bounds over "
@@ -167,6 +170,28 @@ def ends_at_level(table: pa.Table, provenance: Provenance, alpha: float) -> Ends
     return vote_ends(votes, draws, alpha, runner_up, others, classes)
 
 
+def best_lower_ends(table: pa.Table, provenance: Provenance) -> Floats:
+    """(L,) lower ends of the prediction's probability for a row with all of n votes, in each way that alpha may be spent.
+
+    Args:
+        table: certificates.
+        provenance: theirs, with n and alpha.
+    """
+    draws, alpha = cast(int, provenance.n), cast(float, provenance.alpha)
+    votes = np.array([draws])
+    if provenance.stopping is not None:
+        from certcal_ext.stopping.rules import Stopping, best_lower_ends
+
+        told = table.column("correct").null_count < len(table)
+        return best_lower_ends(Stopping.from_json(provenance.stopping), alpha, draws, told)
+    if table.column("runner_up_upper").null_count == len(table):
+        return _by_draws(votes, votes, alpha).lower
+    # With no vote for another class, and alpha parted so, the class's own bound certifies further than the two together.
+    classes = provenance.num_classes or 2
+    shared = classes if selected_by_estimation(provenance) else 1
+    return vote_ends(votes, votes, alpha, np.array([0]), classes - 1, shared).lower
+
+
 def _stopped_ends(
     table: pa.Table, stopping: str, votes: Ints, draws: Ints, alpha: float
 ) -> Ends | None:
@@ -205,14 +230,14 @@ def how_sure(provenance: Provenance, rows: int) -> str:
     # As it is printed: tails are checked to be below alpha by more than 1e-11 of it, which is more than its last digit.
     if not selected_by_estimation(provenance):
         return (
-            f"Each interval holds with probability 1 - {written(alpha)} over its own noise draws; on average at most "
-            f"{fewer_than(alpha, rows)} of {count(rows)} fail."
+            f"Each interval holds with probability 1 - {written(alpha)} or more over its own noise draws; on average at "
+            f"most {fewer_than(alpha, rows)} of {count(rows)} fail."
         )
     return (
         f"The class was selected by the draws that estimate it, so each row is certified and wrong with probability at most "
         f"3/2 of alpha = {written(alpha)}; on average at most {fewer_than(1.5 * alpha, rows)} of {count(rows)} are. "
-        "Intervals of rows that are not certified may miss more often. --split keeps some of the draws for the selection: then "
-        "every interval holds with 1 - alpha."
+        "Intervals of rows that are not certified may miss more often. --split keeps some of the draws for the selection: "
+        "then every interval holds with 1 - alpha."
     )
 
 

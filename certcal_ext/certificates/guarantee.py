@@ -234,7 +234,7 @@ def shifts(radii: Floats, made: Provenance) -> Floats:
     return np.where(radii > 0, up, 0.0)
 
 
-def certified_radii(certificates: Certificates) -> Floats:
+def certified_radii(certificates: Certificates) -> NDArray[np.float64]:
     """The largest l2 radius at which each sample is certified, rounded down.
 
     It is that of what certifies the prediction: the votes, not the mean score, and the bound on the next class where that

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, betainc, ndtr, ndtri
 
 from certcal_ext.certificates.columns import Columns, plain_name, role_of
+from certcal_ext.certificates.evidence import NOT_OF_VOTES, SHARED_DRAWS, SHARED_MEANING
 from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
 
 Floats = NDArray[np.float64]
@@ -104,9 +105,18 @@ def log_of(columns: Columns) -> CohenLog:
         raise ValueError(f"{columns.where(row)}: {columns.name('index')} {index[row]} came before")
     radius, half_width = _radii(columns, predicted != -1)
     notes += _correct_notes(columns, label == predicted)
+    notes += _remarks(columns)
     own = _own_settings(columns)
     _refuse_unknown(columns)
     return CohenLog(index, label, predicted, radius, half_width, notes=tuple(notes), **own)
+
+
+def _remarks(columns: Columns) -> list[str]:
+    """What ``write_log`` says of the counts behind the radii, in the column ``note``."""
+    said = {str(cell).strip() for cell in columns.cells.get("note", ())}
+    if NOT_OF_VOTES in said:
+        raise ValueError(f"note: expected a log of votes, but the log says that {NOT_OF_VOTES}")
+    return [SHARED_DRAWS, SHARED_MEANING] if SHARED_DRAWS in said else []
 
 
 def _predicted(columns: Columns) -> Ints:

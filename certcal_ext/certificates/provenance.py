@@ -176,6 +176,7 @@ class Provenance:
             )
         for name in _TEXTS:
             _require_text(name, getattr(self, name), optional=True)
+        _ = self.planned_radii  # raises where the rules of stopping are none
         for name in ("package_version", "created"):
             _require_text(name, getattr(self, name), optional=False)
         if not isinstance(self.notes, tuple):

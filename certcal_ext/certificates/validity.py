@@ -20,10 +20,11 @@ _TAIL_MARGIN = 1e-9
 def failing_intervals(total: int, alpha: float, delta: float) -> int:
     """How many of ``total`` intervals may fail, but with probability ``delta``.
 
-    Theorem: draws are independent between samples and each interval fails with probability at most ``alpha``, so the
-    number of failures is stochastically at most Binomial(total, alpha), and with probability at least 1 - delta it is at
-    most its 1 - delta quantile, which is returned (rounded outward). ``total`` counts every sample that was drawn for,
-    because the certified ones are chosen by the same draws.
+    Theorem: each interval fails only inside an event of the sample's own draws, of probability at most ``alpha``; draws are
+    independent between samples, so the number of failures is stochastically at most Binomial(total, alpha), and with
+    probability at least 1 - delta it is at most its 1 - delta quantile, which is returned (rounded outward). ``total``
+    counts every sample that was drawn for, because the certified ones are chosen by the same draws. Where samples stop
+    early the event is that an interval fails at any look that the sample may have, given the planning draws.
 
     Args:
         total: number of samples that were drawn for, abstained ones too.
@@ -38,7 +39,7 @@ def failing_intervals(total: int, alpha: float, delta: float) -> int:
         ValueError: an argument out of range.
 
     Source:
-        This project (docs/validity.md).
+        This project (docs/theory.md, theorem 6).
 
     Example:
         >>> failing_intervals(2000, 1e-3, 1e-3)

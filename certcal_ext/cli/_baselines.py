@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from certcal_ext import _claims
-from certcal_ext.cli._common import console, note
+from certcal_ext.cli._common import note, print_table
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -133,17 +133,6 @@ def show_attacked(rows: list[dict[str, Any]]) -> None:
 
 
 def _print(title: str, heads: list[str], cells: list[list[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-    )
-    for head in heads:
-        table.add_column(head, justify="right")
-    for line in cells:
-        table.add_row(*(Text(cell, no_wrap=True) for cell in line))
-    console().print(table)
+    print_table(title, heads, cells)
     if not cells:
         typer.echo("nothing is certified at these radii")

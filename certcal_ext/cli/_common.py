@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.curve import Curve
@@ -188,7 +187,7 @@ def _plain(value: Any) -> Any:
 
 
 def console() -> Console:
-    """Where tables go: stdout, wide enough that no number is cut."""
+    """Where words go: stdout, in a width that can be read."""
     from rich.console import Console
 
     plain = Console(highlight=False)
@@ -196,36 +195,55 @@ def console() -> Console:
     return Console(highlight=False, width=wide)
 
 
-def curve_table(curve: Curve, title: str) -> Table:
-    """The table of metrics by radius."""
+def print_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str] | None],
+    *,
+    left: Sequence[str] = (),
+    styles: Sequence[str] = (),
+) -> None:
+    """A table on stdout, as wide as its numbers are: a number that is cut says something else.
+
+    Args:
+        title: above it.
+        heads: of the columns.
+        rows: cells; None draws a gap.
+        left: the heads of columns of words, to be aligned left.
+        styles: of the columns, or none.
+    """
     from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    from certcal_ext.report import table
-
-    drawn = Table(
-        title=Text(title),
-        box=SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for column in table.COLUMNS:
-        drawn.add_column(
-            column.short, justify="right", style=_STYLES[column.role], vertical="bottom"
-        )
-    for cells in table.rows(curve, units=False):
-        drawn.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-    return drawn
+    table = Table(title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.pad_edge, table.collapse_padding = False, bool(styles)
+    for at, head in enumerate(heads):
+        justify: Any = "left" if head in left else "right"
+        style = styles[at] if styles else ""
+        table.add_column(head, justify=justify, style=style, vertical="bottom")
+    for cells in rows:
+        if cells is None:
+            table.add_section()
+        else:
+            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
+    output, endless = console(), Console(width=10_000)
+    width = Measurement.get(endless, endless.options, table).maximum
+    if width > output.width:
+        output = Console(highlight=False, width=width)
+    output.print(table)
 
 
 def print_curve(curve: Curve, title: str, footnote: str) -> None:
-    """The table and a line below it."""
-    output = console()
-    output.print(curve_table(curve, title))
-    output.print(footnote, style="dim", markup=False)
+    """The table of metrics by radius and a line below it."""
+    from certcal_ext.report import table
+
+    heads = [column.short for column in table.COLUMNS]
+    styles = [_STYLES[column.role] for column in table.COLUMNS]
+    print_table(title, heads, table.rows(curve, units=False), styles=styles)
+    console().print(footnote, style="dim", markup=False)
 
 
 def meaning(certificates: Certificates) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certcal_ext import _claims
-from certcal_ext.cli._common import console, read_certificates
+from certcal_ext.cli._common import console, print_table, read_certificates
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -58,32 +58,27 @@ def records(
                             "accuracy": float(found.accuracy[name][at]),
                             "worst": float(curve.worst[at]),
                             "best": found.best(at) == name,
+                            "planned_radii": models[name].planned_radii,
                         }
                     )
     return rows
 
 
-def show(rows: list[dict[str, Any]], models: Sequence[str]) -> None:
-    """One table a metric and choice of samples: radii down, models across."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+def show(rows: list[dict[str, Any]], models: dict[str, Certificates]) -> None:
+    """One table a metric and choice of samples: radii down, models across; below, whose samples labels had a say in."""
+    from certcal_ext.certificates.evidence import how_chosen
 
     for metric in _METRICS:
         for samples, title in _SAMPLES.items():
-            table = Table(
-                title=Text(f"Worst-case {metric}, {title} (the lowest is marked)"),
-                box=SIMPLE_HEAD,
-                title_justify="left",
-                title_style="bold",
-                pad_edge=False,
-            )
-            for head in ("Radius", "Samples", *models):
-                table.add_column(head, justify="right")
             chosen = [row for row in rows if (row["metric"], row["samples"]) == (metric, samples)]
+            lines = []
             for first in range(0, len(chosen), len(models)):
                 line = chosen[first : first + len(models)]
                 cells = [_claims.size(line[0]["radius"]), _claims.count(line[0]["count"])]
                 cells += [_claims.at_most(row["worst"]) + " *" * row["best"] for row in line]
-                table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-            console().print(table)
+                lines.append(cells)
+            heading = f"Worst-case {metric}, {title} (the lowest is marked)"
+            print_table(heading, ("Radius", "Samples", *models), lines)
+    for name, made in models.items():
+        if made.planned_radii is not None:
+            console().print(f"{name}: {how_chosen(made.provenance)}", style="dim", markup=False)

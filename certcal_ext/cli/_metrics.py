@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from certcal_ext import _claims
-from certcal_ext.cli._common import console
+from certcal_ext.cli._common import print_table
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.bounds import MetricCurve
@@ -96,20 +96,12 @@ def records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
 
 def show(found: Sequence[MetricCurve], title: str) -> None:
     """The table on stdout, and below it the sentence that may be quoted."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     joint = any(curve.joint is not None for curve in found)
     population = any(curve.population is not None for curve in found)
-    table = Table(
-        title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-    )
     heads = ["Metric", "Radius", "Samples", "Without attack", "Worst case"]
     heads += ["Jointly valid", "By"] if joint else []
     heads += ["Population"] if population else []
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("Metric", "By") else "right")
+    rows: list[list[str] | None] = []
     for curve in found:
         for at in range(len(curve)):
             cells = [
@@ -126,9 +118,9 @@ def show(found: Sequence[MetricCurve], title: str) -> None:
             if population:
                 value = float("nan") if curve.population is None else curve.population[at]
                 cells.append(_claims.at_most(value))
-            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-        table.add_section()
-    console().print(table)
+            rows.append(cells)
+        rows.append(None)
+    print_table(title, heads, rows, left=("Metric", "By"))
     for curve in found:
         typer.echo(curve.statement(len(curve) - 1))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from certcal_ext import _claims
-from certcal_ext.cli._common import console
+from certcal_ext.cli._common import print_table
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -76,23 +76,12 @@ def by_radius(
 
 def show(rows: list[dict[str, Any]]) -> None:
     """The table on stdout."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=Text("What more draws would be expected to give: estimates, nothing is certified"),
-        box=SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-    )
-    for head in ("Radius", "Draws", "a sample", "Certified", "Certified ECE", "Certified Brier"):
-        table.add_column(head, justify="right")
+    heads = ("Radius", "Draws", "a sample", "Certified", "Certified ECE", "Certified Brier")
+    lines: list[list[str] | None] = []
     last = None
     for row in rows:
         if last not in (None, row["radius"]):
-            table.add_section()
+            lines.append(None)
         cells = [
             _claims.size(row["radius"]) if row["radius"] != last else "",
             f"x {row['factor']:g}",
@@ -102,5 +91,6 @@ def show(rows: list[dict[str, Any]]) -> None:
             _claims.fixed(row["certified_brier"]),
         ]
         last = row["radius"]
-        table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-    console().print(table)
+        lines.append(cells)
+    title = "What more draws would be expected to give: estimates, nothing is certified"
+    print_table(title, heads, lines)

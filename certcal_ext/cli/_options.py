@@ -57,7 +57,36 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:1 ...; auto takes a GPU if there is one.")
 ]
 
+AllowRandom = Annotated[
+    bool,
+    typer.Option("--allow-random", help="Take a model that is random in evaluation mode."),
+]
+
+AllowBatchDependent = Annotated[
+    bool,
+    typer.Option(
+        "--allow-batch-dependent",
+        help="Take a model whose logits depend on the other images in the batch; proves nothing.",
+    ),
+]
+
+AllowProbabilities = Annotated[
+    bool,
+    typer.Option("--allow-probabilities", help="Take a model that gives probabilities."),
+]
+
 Skip = Annotated[int, typer.Option(help="Leave out this many images at the start.")]
+
+
+def allowed(random: bool, batch_dependent: bool, probabilities: bool) -> list[str]:
+    """The names of what a user allows the model to be, as ``SmoothedClassifier`` takes them."""
+    given = {
+        "random": random,
+        "batch_dependent": batch_dependent,
+        "probabilities": probabilities,
+    }
+    return [name for name, allow in given.items() if allow]
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
 

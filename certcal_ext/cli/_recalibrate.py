@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from certcal_ext import _claims
-from certcal_ext.cli._common import console
+from certcal_ext.cli._common import print_table
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -55,27 +55,14 @@ class Gain:
 
     def show(self, rows: Rows) -> None:
         """The table on stdout."""
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(
-            title=Text(f"Recalibration, before and after ({self.split.kind})"),
-            box=SIMPLE_HEAD,
-            title_justify="left",
-            title_style="bold",
-            pad_edge=False,
-            collapse_padding=True,
-        )
         heads = ("Radius", "Cert. Brier", "after", "Cert. ECE", "after", "Const. Brier")
-        for head in (*heads, "Resol.", "after", "AUROC", "after"):
-            table.add_column(head, justify="right")
+        cells = []
         for radius, report in rows:
             if report is None:
-                table.add_row(_claims.size(radius))
+                cells.append([_claims.size(radius)])
                 continue
             before, after = report.before, report.after
-            cells = [
+            line = [
                 _claims.size(radius),
                 _claims.at_most(before.certified_brier),
                 _claims.at_most(after.certified_brier),
@@ -87,8 +74,9 @@ class Gain:
                 _claims.fixed(before.auroc, 3),
                 _claims.fixed(after.auroc, 3),
             ]
-            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-        console().print(table)
+            cells.append(line)
+        title = f"Recalibration, before and after ({self.split.kind})"
+        print_table(title, (*heads, "Resol.", "after", "AUROC", "after"), cells)
         typer.echo(
             f"The map was fitted to the worst case at radius {_claims.size(self.split.radius)} of "
             f"{len(self.split.fitting):,} samples; all numbers are of the other "

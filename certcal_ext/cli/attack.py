@@ -121,6 +121,9 @@ def attack(
         "attack.parquet"
     ),
     report: _options.Report = None,
+    allow_random: _options.AllowRandom = False,
+    allow_batch_dependent: _options.AllowBatchDependent = False,
+    allow_probabilities: _options.AllowProbabilities = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what the run would take.")
     ] = False,
@@ -155,7 +158,8 @@ def attack(
         predicted = None if certified is None else _predicted(certified, images.ids)
         network, where = to_device(load_model(model, weights), device)
         check_clean(network, images, where, None)
-        victim = _victim(network, sigma, draws, seed, confidence)
+        allow = _options.allowed(allow_random, allow_batch_dependent, allow_probabilities)
+        victim = _victim(network, sigma, draws, seed, confidence, allow)
         fresh = None if sigma is None else _fresh(victim, fresh_draws)
         job = _Job(chosen, victim, fresh, images, predicted, batch_size)
         expected = job.seconds()
@@ -222,17 +226,20 @@ def _attack(
     raise ValueError(f"--attack: expected one of {', '.join(NAMES)}, got {kind!r}")
 
 
-def _victim(network: Any, sigma: float | None, draws: int, seed: int, confidence: str) -> Victim:
+def _victim(
+    network: Any, sigma: float | None, draws: int, seed: int, confidence: str, allow: list[str]
+) -> Victim:
     from certcal_ext.attacks import PlainVictim, SmoothedVictim
 
     if sigma is None:
-        return PlainVictim(network)
+        return PlainVictim(network, allow=allow)
     return SmoothedVictim(
         network,
         sigma=sigma,
         draws=draws,
         seed=seed,
         confidence=confidence,  # type: ignore[arg-type]  # checked by the victim
+        allow=allow,
     )
 
 

@@ -240,7 +240,7 @@ def bound(
         if estimates is not None:
             _baselines.show(estimates)
         if beside is not None:
-            _compare.show(beside, list(models))
+            _compare.show(beside, models)
         if expected is not None:
             _more_draws.show(expected)
         if attacked is not None:

@@ -141,6 +141,9 @@ def certify(
     resume: _run_options.Resume = False,
     keep_work: _run_options.KeepWork = False,
     unit_draws: _run_options.UnitDraws = None,
+    allow_random: _options.AllowRandom = False,
+    allow_batch_dependent: _options.AllowBatchDependent = False,
+    allow_probabilities: _options.AllowProbabilities = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what the run would take.")
     ] = False,
@@ -185,7 +188,10 @@ def certify(
         with process_group(device_of(device)) as group:
             network, where = to_device(load_model(model, weights), device)
             classes = check_clean(network, images, where, num_classes, talk=group.first)
-            smooth = SmoothedClassifier(network, num_classes=classes, sigma=sigma, seed=seed)
+            allow = _options.allowed(allow_random, allow_batch_dependent, allow_probabilities)
+            smooth = SmoothedClassifier(
+                network, num_classes=classes, sigma=sigma, seed=seed, allow=allow
+            )
             if group.first:
                 expected = estimate_run(smooth, images, options)
                 _common.note(_forecast(expected, images, options, where, group.size, bool(rules)))
@@ -221,7 +227,7 @@ def certify(
                     report,
                     images=images.images[rows],
                     command=_command(
-                        model, weights, data, sigma, options, seed, skip, limit, stop_radii
+                        model, weights, data, sigma, options, seed, skip, limit, stop_radii, allow
                     ),
                 )
             if not keep_work:
@@ -239,11 +245,13 @@ def _forecast(
 ) -> str:
     """What the run will take, in words."""
     n0, n, size = options["n0"], options["n"], len(images.images)
+    best, alpha = _claims.size(expected.best_radius, 4), _claims.failure(options["alpha"])
+    reach = f"; all {n:,} votes for one class would certify radius {best} at alpha = {alpha}"
     places = f"{where.type} in {processes} processes" if processes > 1 else f"{where}"
     return (
         f"{size:,} images x {n0 + n:,} draws = {expected.draws:,} forward passes on {places}, "
-        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}; all {n:,} votes for one "
-        f"class would certify radius {_claims.size(expected.best_radius, 4)} at alpha = {_claims.failure(options['alpha'])}"
+        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}"
+        f"{'' if at_most else reach}"  # a run that stops early parts alpha in another way
     )
 
 
@@ -317,6 +325,7 @@ def _command(
     skip: int,
     limit: int | None,
     stop_radii: str | None,
+    allow: list[str],
 ) -> str:
     """The command line as the page shows it."""
     words = ["certcal certify", f"--model {model}"]
@@ -333,6 +342,7 @@ def _command(
     words += ["--runner-up"] if options.get("runner_up") else []
     words += ["--keep-counts"] if options.get("keep_counts") else []
     words += [f"--stop-radii {stop_radii}"] if stop_radii is not None else []
+    words += [f"--allow-{name.replace('_', '-')}" for name in allow]
     words += [f"--skip {skip}"] if skip else []
     words += [f"--limit {limit}"] if limit is not None else []
     return " ".join(words)

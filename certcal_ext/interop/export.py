@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from certcal_ext._files import replacing
 from certcal_ext.certificates.certificates import Certificates
+from certcal_ext.certificates.evidence import NOT_OF_VOTES, SHARED_DRAWS, selected_by_estimation
 from certcal_ext.certificates.guarantee import certified_radii
 from certcal_ext.certificates.table import numbers
 
@@ -35,7 +36,8 @@ def write_log(certificates: Certificates, path: str | os.PathLike[str]) -> None:
     radius 0, and counts as wrong. No times are known, so they are 0:00:00.
 
     ``Certificates.from_cohen_log`` reads it back with sigma, n and :func:`read_back_alpha`; the intervals that it gives
-    hold those that were written.
+    hold those that were written. A last column, ``note``, says where the class was selected by the draws that estimate it,
+    which is then known again, and where radii do not stand for votes of one number of draws: such a log is refused.
 
     Args:
         certificates: with labels, and with draws behind them.
@@ -47,10 +49,16 @@ def write_log(certificates: Certificates, path: str | os.PathLike[str]) -> None:
     """
     radii = certified_radii(certificates)
     labels, table = numbers(certificates.table, "label"), certificates.table
+    note = None
+    if read_back_alpha(certificates) is None:
+        note = NOT_OF_VOTES
+    elif selected_by_estimation(certificates.provenance):
+        note = SHARED_DRAWS
     if labels is None:
         raise ValueError("labels: a certification log needs them, and there are none")
     predicted = table["predicted"].fill_null(-1).to_numpy()
-    lines = ["\t".join(_LOG)]
+    lines = ["\t".join(_LOG if note is None else (*_LOG, "note"))]
+    end = "" if note is None else f"\t{note}"
     for index, label, chosen, radius in zip(
         table["index"].to_pylist(), labels.tolist(), predicted.tolist(), radii.tolist(), strict=True
     ):
@@ -61,7 +69,8 @@ def write_log(certificates: Certificates, path: str | os.PathLike[str]) -> None:
             else Decimal(0)
         )
         shown = chosen if certified else -1
-        lines.append(f"{index}\t{label}\t{shown}\t{printed:.6f}\t{int(shown == label)}\t0:00:00")
+        cells = f"{index}\t{label}\t{shown}\t{printed:.6f}\t{int(shown == label)}\t0:00:00"
+        lines.append(cells + end)
     _write(path, "\n".join(lines) + "\n")
 
 
@@ -108,7 +117,7 @@ def export(certificates: Certificates, path: str | os.PathLike[str]) -> Path:
 
     Example:
         >>> import tempfile
-        >>> certificates = Certificates.from_counts([[990, 10], [500, 500]], [0, 0], sigma=0.25)
+        >>> certificates = Certificates.from_votes([990, 500], 1000, [0, 0], [0, 0], sigma=0.25)
         >>> path = export(certificates, Path(tempfile.mkdtemp()) / "log.tsv")
         >>> print(path.read_text().splitlines()[1].replace("\t", " "))
         0 0 0 0.489719 1 0:00:00

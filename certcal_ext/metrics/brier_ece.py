@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from certcal_ext import _check, _threads
 from certcal_ext._load import core
 from certcal_ext._rounding import constant_and_skill, rounded_up
-from certcal_ext.metrics.ece_table import FRACTION_BITS, LOW_BITS, CertifiedEce, EceTable
+from certcal_ext.metrics.ece_table import FRACTION_BITS, CertifiedEce, EceTable
+from certcal_ext.metrics.state import LOW_BITS
 
 __all__ = [
     "CertifiedBrier",

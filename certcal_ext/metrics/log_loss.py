@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext._rounding import rounded_up
-from certcal_ext.metrics.ece_table import LOW_BITS
+from certcal_ext.metrics.state import LOW_BITS
 
 __all__ = ["CertifiedLogLoss", "certified_log_loss"]
 

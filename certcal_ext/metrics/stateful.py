@@ -11,9 +11,8 @@ are ordered, so it needs each of them.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from fractions import Fraction
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from certcal_ext import _check, _threads
 from certcal_ext._load import core
 from certcal_ext._rounding import rounded_up
 from certcal_ext.metrics.brier_ece import CertifiedBrier, mean_rounded_up
-from certcal_ext.metrics.ece_table import FRACTION_BITS, LOW_BITS, MAX_ROWS, CertifiedEce, EceTable
+from certcal_ext.metrics.ece_table import FRACTION_BITS, EceTable
 from certcal_ext.metrics.ks_mce import CertifiedKs
 from certcal_ext.metrics.log_loss import (
     LOSS_WORDS,
@@ -37,119 +36,12 @@ from certcal_ext.metrics.selective import (
     checked_thresholds,
     curve_of_counts,
 )
+from certcal_ext.metrics.state import LOW_BITS, MAX_ROWS, CertifiedState, possible_sums
 
 __all__ = ["BrierState", "EceState", "KsState", "LogLossState", "RiskCoverageState"]
 
-_Integers = NDArray[np.int64]
-_Result = TypeVar("_Result")
-_Self = TypeVar("_Self", bound="CertifiedState[Any]")
-
-
-class CertifiedState(ABC, Generic[_Result]):
-    """What all states share: adding samples, adding states, and back from integers."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        """A state of no samples; ``shape`` is that of its integers."""
-        self._state: _Integers = np.zeros(shape, np.int64)
-        self._rows = 0
-
-    @classmethod
-    def from_state(cls: type[_Self], state: Any, *arguments: Any, **named: Any) -> _Self:
-        """An object with the integers of another one, or with the sum of those of several.
-
-        Args:
-            state: integers as ``state`` gives them; copied.
-            *arguments: those of the class, as they were for that object.
-            **named: likewise.
-
-        Returns:
-            A new object of this class.
-
-        Raises:
-            TypeError: ``state`` is no array of integers, or an argument is of the wrong kind.
-            ValueError: its shape does not fit, it holds more than 2^36 samples, or no samples can give it.
-        """
-        result = cls(*arguments, **named)
-        given = _check.array("state", state)
-        if given.dtype.kind not in "iu":
-            raise TypeError(f"state: expected integers, got dtype {given.dtype}")
-        if given.shape != result._state.shape:
-            raise ValueError(f"state: expected shape {result._state.shape}, got {given.shape}")
-        result._state[...] = given
-        if (result._state < 0).any():
-            raise ValueError("state: expected integers of at least 0")
-        result._rows = result._checked_rows()
-        return result
-
-    @property
-    def rows(self) -> int:
-        """Number of samples so far."""
-        return self._rows
-
-    def update(self, correct: Any, lower: Any, upper: Any) -> None:
-        """Adds samples. No samples are fine, and where one is bad none is added.
-
-        Args:
-            correct: (N,) booleans or 0/1, whether the prediction is right.
-            lower: (N,) lower ends of the certified confidence intervals, in [0, 1].
-            upper: (N,) upper ends, each at least its lower end.
-
-        Raises:
-            TypeError: an argument is no array of numbers.
-            ValueError: shapes that differ, bounds that are NaN, unordered or outside [0, 1], or more than 2^36 samples.
-        """
-        right, low, high = _check.intervals(correct, lower, upper)
-        rows = _check_rows(self._rows + right.size)
-        self._state += self._integers(right, low, high)
-        self._rows = rows
-
-    def merge(self: _Self, other: _Self) -> None:
-        """Adds the samples of another object with the same settings.
-
-        Raises:
-            TypeError: ``other`` is of another class.
-            ValueError: its settings differ, or the two together pass 2^36 samples.
-        """
-        if type(other) is not type(self):
-            raise TypeError(f"other: expected {type(self).__name__}, got {type(other).__name__}")
-        if other._settings() != self._settings():
-            raise ValueError(f"other: expected {self._settings()}, got {other._settings()}")
-        self._rows = _check_rows(self._rows + other._rows)
-        self._state += other._state
-
-    def state(self) -> _Integers:
-        """The integers, int64, a copy. Adding those of two objects is merging the objects."""
-        return np.array(self._state)
-
-    def compute(self) -> _Result:
-        """The worst case over all samples so far.
-
-        Raises:
-            ValueError: there are none.
-        """
-        if not self._rows:
-            raise ValueError(
-                f"{type(self).__name__}: expected at least one sample before compute(), got none"
-            )
-        return self._result()
-
-    @abstractmethod
-    def _integers(
-        self, right: NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> _Integers:
-        """The integers of these samples, whose order of bounds is still to be checked."""
-
-    @abstractmethod
-    def _checked_rows(self) -> int:
-        """The number of samples of a state given by the user, none of it negative; raises where none can give it."""
-
-    @abstractmethod
-    def _result(self) -> _Result:
-        """What ``compute`` gives for at least one sample."""
-
-    def _settings(self) -> dict[str, Any]:
-        """What two states must share to be added."""
-        return {}
+_Right = NDArray[np.uint8]
+_Floats = NDArray[np.float64]
 
 
 class BrierState(CertifiedState[CertifiedBrier]):
@@ -169,26 +61,23 @@ class BrierState(CertifiedState[CertifiedBrier]):
         """A state of no samples."""
         super().__init__((4,))
 
-    def _integers(
-        self, right: NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> _Integers:
-        result = np.array([right.size, np.count_nonzero(right), 0, 0], np.int64)
-        bad = core.brier_update(right, low, high, result[2:], threads=_threads.num_threads())
+    def _add(self, right: _Right, low: _Floats, high: _Floats) -> None:
+        bad = core.brier_update(right, low, high, self._state[2:], threads=_threads.num_threads())
         if bad >= 0:
             raise _check.bad_bounds(bad, low, high)
-        return result
+        self._state[:2] += np.array([right.size, np.count_nonzero(right)])
 
     def _result(self) -> CertifiedBrier:
         rows, right, high, low = (int(word) for word in self._state)
         return CertifiedBrier(mean_rounded_up(high, low, rows), rows, right / rows)
 
     def _checked_rows(self) -> int:
-        rows, right, high, low = (int(word) for word in self._state)
-        if right > rows or (high << LOW_BITS) + low > rows << FRACTION_BITS:
+        rows, right, high, low = self._state
+        if rows > MAX_ROWS or right > rows or not possible_sums(high, low, rows, FRACTION_BITS):
             raise ValueError(
-                "state: expected no more right samples, and no larger sum, than samples"
+                "state: expected at most 2^36 samples, no more right ones, and no larger sum, than that"
             )
-        return _check_rows(rows)
+        return int(rows)
 
 
 class LogLossState(CertifiedState[CertifiedLogLoss]):
@@ -217,10 +106,8 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         super().__init__((LOSS_WORDS,))
         self._clip = checked_clip(clip, dtype)
 
-    def _integers(
-        self, right: NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> _Integers:
-        return loss_sums(right, low, high, self._clip)
+    def _add(self, right: _Right, low: _Floats, high: _Floats) -> None:
+        self._state += loss_sums(right, low, high, self._clip)
 
     def _result(self) -> CertifiedLogLoss:
         return loss_of_sums(self._state, self._clip)
@@ -229,16 +116,36 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         return {"clip": self._clip.clip, "dtype": self._clip.dtype}
 
     def _checked_rows(self) -> int:
-        rows, right, infinite = (int(word) for word in self._state[:3])
-        if max(right, infinite) > rows:
-            raise ValueError("state: expected no more right or infinite samples than samples")
-        return _check_rows(rows)
+        rows, right, infinite, high, low = (int(word) for word in self._state)
+        if rows > MAX_ROWS or max(right, infinite) > rows:
+            raise ValueError(
+                "state: expected at most 2^36 samples, no more of them right or infinite"
+            )
+        if infinite and self._clip.clip is not None:
+            raise ValueError("state: expected no infinite loss with a clip")
+        # The largest finite loss of a right and of a wrong sample, and the least one: with a clip neither 0 nor infinite.
+        of_right, of_wrong = self._loss(1, 0.0), self._loss(0, 1.0)
+        least = min(self._loss(1, 1.0), self._loss(0, 0.0))
+        finite = rows - infinite
+        most = min(right, finite) * of_right + (finite - min(right, finite)) * of_wrong
+        total = (high << LOW_BITS) + low
+        if not finite * least <= total <= most or low > finite * ((1 << LOW_BITS) - 1):
+            raise ValueError("state: expected a sum of losses that its finite samples can give")
+        return rows
+
+    def _loss(self, correct: int, confidence: float) -> int:
+        """The loss of one sample in units; of the confidence beside it where it would be infinite."""
+        ends = np.array([confidence]), np.array([confidence])
+        words = loss_sums(np.array([correct], np.uint8), *ends, self._clip)
+        if words[2]:
+            return self._loss(correct, float(np.nextafter(confidence, 0.5)))
+        return (int(words[3]) << LOW_BITS) + int(words[4])
 
 
-class EceState(CertifiedState[CertifiedEce]):
-    """The certified ECE of data in parts: an ``EceTable`` with the methods of the other states.
+class EceState(EceTable):
+    """The certified ECE of data in parts: an ``EceTable`` among the other states.
 
-    State: (2, M, M, 5), that of the table.
+    State and memory: those of ``EceTable``.
 
     Args:
         bins: number M of bins of equal width; not used where ``edges`` is given.
@@ -255,31 +162,6 @@ class EceState(CertifiedState[CertifiedEce]):
         >>> state.compute().value
         0.5
     """
-
-    def __init__(self, bins: int = 15, edges: Any = None, closed: str = "right") -> None:
-        """A state of no samples; the arguments are described with the class."""
-        self._edges = _check.bin_edges(bins, edges)
-        self._closed = closed
-        super().__init__(self._table().state().shape)
-
-    def _table(self) -> EceTable:
-        return EceTable(edges=self._edges, closed=self._closed)
-
-    def _integers(
-        self, right: NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> _Integers:
-        table = self._table()
-        table.add_checked(right, low, high)
-        return table.state()
-
-    def _result(self) -> CertifiedEce:
-        return EceTable.from_state(self._state, edges=self._edges, closed=self._closed).certify()
-
-    def _settings(self) -> dict[str, Any]:
-        return {"edges": self._edges.tolist(), "closed": self._closed}
-
-    def _checked_rows(self) -> int:
-        return EceTable.from_state(self._state, edges=self._edges, closed=self._closed).rows
 
 
 class KsState(CertifiedState[CertifiedKs]):
@@ -312,20 +194,16 @@ class KsState(CertifiedState[CertifiedKs]):
         self._bits = _check.whole_number("bits", bits, 1, 20)
         super().__init__((5, 2**self._bits + 1))
 
-    def _integers(
-        self, right: NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> _Integers:
+    def _add(self, right: _Right, low: _Floats, high: _Floats) -> None:
         _check.require_ordered(low, high)
         chosen = right != 0
         size = 2**self._bits + 1
         begin = np.floor(np.ldexp(low, self._bits)).astype(np.int64)
         end = np.ceil(np.ldexp(high, self._bits)).astype(np.int64)
-        result = np.zeros((5, size), np.int64)
-        for row, (which, cells) in enumerate(((chosen, begin), (chosen, end), (~chosen, begin))):
-            result[row] = np.bincount(cells[which], minlength=size)
-        result[3] = np.bincount(end[~chosen], minlength=size)
-        np.add.at(result[4], end[~chosen], begin[~chosen])
-        return result
+        parts = ((chosen, begin), (chosen, end), (~chosen, begin), (~chosen, end))
+        counts = [np.bincount(cells[which], minlength=size) for which, cells in parts]
+        self._state[:4] += np.array(counts)
+        np.add.at(self._state[4], end[~chosen], begin[~chosen])
 
     def _result(self) -> CertifiedKs:
         grid = np.arange(2**self._bits + 1)
@@ -354,12 +232,24 @@ class KsState(CertifiedState[CertifiedKs]):
     def _checked_rows(self) -> int:
         # Python's integers: what is checked may be too large for a sum of int64.
         right, right_ended, wrong, wrong_ended = self._state[:4].sum(axis=1, dtype=object)
-        rows = _check_rows(right + wrong)
+        if max(right, wrong) > MAX_ROWS:
+            raise ValueError("state: expected at most 2^36 samples")
         if right != right_ended or wrong != wrong_ended:
             raise ValueError("state: expected as many lower as upper ends")
-        if (self._state[4] > self._state[3] * np.arange(2**self._bits + 1)).any():
-            raise ValueError("state: expected no sum of lower ends above that of the upper ends")
-        return rows
+        begun_right, ended_right, begun, ended, lows = self._state
+        if any(
+            (np.cumsum(b - e) < 0).any() for b, e in ((begun_right, ended_right), (begun, ended))
+        ):
+            raise ValueError("state: expected each upper end at or above its lower end")
+        grid = np.arange(2**self._bits + 1)
+        if (lows > ended * grid).any() or int(lows.sum()) != int((begun * grid).sum()):
+            raise ValueError("state: expected the sum of lower ends, none above its upper end")
+        # The wrong samples that end first cannot have lower ends with a sum below that of the lowest of all.
+        count, total = (np.append(0, np.cumsum(part)) for part in (begun, begun * grid))
+        least = np.interp(np.cumsum(ended), count, total)
+        if (np.cumsum(lows) < np.floor(least * (1 - 2.0**-40))).any():
+            raise ValueError("state: expected sums of lower ends that the lower ends can give")
+        return int(right + wrong)
 
 
 class RiskCoverageState(CertifiedState[CertifiedRiskCoverage]):
@@ -391,15 +281,13 @@ class RiskCoverageState(CertifiedState[CertifiedRiskCoverage]):
         self._thresholds = default if thresholds is None else checked_thresholds(thresholds)
         super().__init__((3, self._thresholds.size + 1))
 
-    def _integers(
-        self, right: NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> _Integers:
+    def _add(self, right: _Right, low: _Floats, high: _Floats) -> None:
         _check.require_ordered(low, high)
         chosen = right != 0
         rows = (low[chosen], high[~chosen], low[~chosen])
         size = self._thresholds.size + 1
         cells = [np.searchsorted(self._thresholds, ends, "right") for ends in rows]
-        return np.array([np.bincount(cell, minlength=size) for cell in cells], np.int64)
+        self._state += np.array([np.bincount(cell, minlength=size) for cell in cells], np.int64)
 
     def _result(self) -> CertifiedRiskCoverage:
         kept, errors, low_wrong = np.cumsum(self._state[:, :0:-1], axis=1)[:, ::-1]
@@ -418,13 +306,10 @@ class RiskCoverageState(CertifiedState[CertifiedRiskCoverage]):
 
     def _checked_rows(self) -> int:
         right, wrong, wrong_begun = self._state.sum(axis=1, dtype=object)
-        rows = _check_rows(right + wrong)
+        if max(right, wrong) > MAX_ROWS:
+            raise ValueError("state: expected at most 2^36 samples")
         if wrong != wrong_begun or (np.cumsum(self._state[1] - self._state[2]) > 0).any():
             raise ValueError("state: expected each upper end at or above its lower end")
-        return rows
-
-
-def _check_rows(rows: int) -> int:
-    if rows > MAX_ROWS:
-        raise ValueError(f"expected at most 2^36 samples in one state, got {rows}")
-    return rows
+        if self._thresholds[0] == 0 and self._state[:, 0].any():
+            raise ValueError("state: expected no ends below a threshold of 0")
+        return int(right + wrong)

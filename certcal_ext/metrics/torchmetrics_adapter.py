@@ -25,9 +25,9 @@ except ImportError as missing:
         "certcal_ext.metrics.torchmetrics_adapter needs torch and torchmetrics: pip install torchmetrics"
     ) from missing
 
+from certcal_ext.metrics.state import CertifiedState
 from certcal_ext.metrics.stateful import (
     BrierState,
-    CertifiedState,
     EceState,
     KsState,
     LogLossState,

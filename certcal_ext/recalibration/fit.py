@@ -308,9 +308,7 @@ def fit_recalibration(
         "constant": fit_constant,
         "identity": _fit_identity,
     }
-    if kind not in fits:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    return fits[kind](correct, lower, upper, weights)
+    return fits[_check.choice("kind", kind, fits)](correct, lower, upper, weights)
 
 
 def _fit_identity(correct: Any, lower: Any, upper: Any, weights: Any) -> IdentityMap:
@@ -352,8 +350,7 @@ def _places(
 def _fit_logistic(
     family: str, correct: Any, lower: Any, upper: Any, weights: Any, loss: str
 ) -> LogisticMap:
-    if loss not in ("brier", "log"):
-        raise ValueError(f'loss: expected "brier" or "log", got {loss!r}')
+    _check.choice("loss", loss, ("brier", "log"))
     places, good, total = _places(*_worst_points(correct, lower, upper, weights))
     free = _FREE[family]
     inside = np.clip(places, EDGE, 1.0 - EDGE)

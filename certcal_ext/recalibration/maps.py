@@ -211,7 +211,8 @@ class StepMap(RecalibrationMap):
 
     def __post_init__(self) -> None:
         """Checks the entries, whether they came from a fit, a caller or a file."""
-        jumps = _check.float_vector("jumps", np.asarray(self.jumps) if self.jumps else np.zeros(0))
+        given = _check.vector("jumps", self.jumps)
+        jumps = _check.float_vector("jumps", given if given.size else np.zeros(0))
         levels = _check.float_vector("levels", self.levels, jumps.size + 1)
         if not bool(((jumps > 0) & (jumps <= 1)).all() and (np.diff(jumps) > 0).all()):
             raise ValueError("jumps: expected strictly increasing numbers above 0, at most 1")
@@ -268,10 +269,7 @@ class LogisticMap(RecalibrationMap):
 
     def __post_init__(self) -> None:
         """Checks the entries, whether they came from a fit, a caller or a file."""
-        if self.family not in ("temperature", "platt", "beta"):
-            raise ValueError(
-                f'family: expected "temperature", "platt" or "beta", got {self.family!r}'
-            )
+        _check.choice("family", self.family, ("temperature", "platt", "beta"))
         for name in ("a", "b", "c"):
             value = _check.real_number(name, getattr(self, name))
             least = -MAX_COEFFICIENT if name == "c" else 0.0
@@ -426,10 +424,7 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
 
 def _unit(name: str, value: Any) -> _Floats:
     """A float64 array of any shape with values in [0, 1]."""
-    given = _check.array(name, value)
-    if given.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: expected real numbers, got dtype {given.dtype}")
-    result = np.asarray(given, np.float64)
+    result = _check.float_array(name, _check.array(name, value))
     good = (result >= 0) & (result <= 1)
     if not bool(good.all()):
         raise ValueError(f"{name}: expected values in [0, 1], got {result[~good].flat[0]}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext._claims import at_least, at_most, count, percent, share, size
+from certcal_ext.certificates.statements import names_radius
 from certcal_ext.report.facts import Facts, Reliability
 from certcal_ext.report.further_figures import draw_further
 from certcal_ext.report.models import draw_models
@@ -48,7 +49,8 @@ def draw_all(facts: Facts) -> dict[str, str]:
         if facts.worst is not None:
             drawings["reliability"] = _reliability(facts, facts.worst)
             drawings["intervals"] = _intervals(facts)
-        if facts.dense.radius[-1] > 0 and facts.certified and len(facts.dense.radius) > 1:
+        by_radius = facts.dense.radius[-1] > 0 and len(facts.dense.radius) > 1
+        if by_radius and facts.certified and names_radius(facts.provenance):
             drawings["accuracy"] = _accuracy(facts)
             drawings["ece"] = _ece(facts)
             drawings["brier"] = _brier(facts)

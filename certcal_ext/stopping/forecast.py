@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from certcal_ext.metrics.ece_table import FRACTION_BITS, LOW_BITS, EceTable
+from certcal_ext.metrics.ece_table import FRACTION_BITS, EceTable
+from certcal_ext.metrics.state import LOW_BITS
 
 Floats = NDArray[np.float64]
 

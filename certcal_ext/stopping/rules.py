@@ -211,6 +211,24 @@ def row_intervals(
     return Interval(lower, upper)
 
 
+def best_lower_ends(
+    stopping: Stopping, alpha: float, draws: int, told: bool
+) -> NDArray[np.float64]:
+    """(L,) lower ends of a row with all of its votes, at every look that it may be of, wrong or right.
+
+    Args:
+        stopping: the rules.
+        alpha: failure probability of a row.
+        draws: n.
+        told: whether the run knew the labels.
+    """
+    looks = np.arange(stopping.looks if stopping.method == "staged" else 1)
+    look = np.repeat(looks, 2)
+    right = np.tile(np.array([0, int(told)], np.uint8), looks.size)
+    votes, planned = np.full(look.size, draws), np.full(look.size, stopping.planning)
+    return row_intervals(stopping, alpha, votes, votes, look, planned, right).lower
+
+
 def split_interval(k: NDArray[np.int64], n: int, alpha: float, lower_share: float) -> Interval:
     """Clopper-Pearson ends whose failure probabilities are ``lower_share`` x alpha and the rest of it.
 
