@@ -59,12 +59,10 @@ def of_counts(
     if split is not None:
         if selection is not None:
             raise ValueError("split: expected None where selection is given, as it selects too")
-        least, most = (int(end(matrix.sum(axis=1))) for end in (np.min, np.max))
-        given = f"{most}" if least == most else f"{least} to {most}"
         selection, matrix = split_counts(matrix, split, seed)
         notes = (
-            f"the class was selected by {split} of {given} given draws, taken at random (seed {seed}), and estimated by the "
-            "others",
+            f"the class was selected by {split} of each row's given draws, taken at random (seed {seed}), and estimated by "
+            "the others",
         )
     rows, classes = matrix.shape
     scale = _check.positive_number("sigma", sigma)
