@@ -175,7 +175,7 @@ class AttackResult:
         """
         if self.images is None or self.clean_images is None:
             raise ValueError("images: this result was read from a file, which holds no images")
-        from certcal_ext.attacks.base import confidences
+        from certcal_ext.attacks.ascent import confidences
         from certcal_ext.attacks.victims import Victim as AnyVictim
 
         _check.instance("victim", victim, AnyVictim)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext._rounding import rounded_down, rounded_up
 from certcal_ext.metrics.brier_ece import certified_ece
-from certcal_ext.milp.points import plain_points, recursion_points
+from certcal_ext.milp.points import Point, plain_points, recursion_points
 from certcal_ext.milp.problem import Problem, pieces_of
 from certcal_ext.milp.relaxation import import_highspy
 from certcal_ext.milp.search import Search
 from certcal_ext.milp.solver import Lines, Watch, watched
 
-__all__ = ["CertifiedEceMilp", "LinearConstraint", "certified_ece_milp"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["CertifiedEceMilp", "Limits", "LinearConstraint", "certified_ece_milp"]
 
 OPTIMAL, NOT_REACHED = "Optimal", "Upper bound"
 TIMED_OUT, INTERRUPTED = "Time limit reached", "Interrupted by user"
@@ -48,6 +51,34 @@ class LinearConstraint:
     coefficients: Any
     lower: float = -np.inf
     upper: float = np.inf
+
+
+class Limits(TypedDict, total=False):
+    """Options of ``certified_ece_milp``.
+
+    Attributes:
+        max_attacked: at most so many samples leave their clean ``confidence``; None for no limit. 0
+            gives the plain ECE of ``confidence``, N gives ``certified_ece``.
+        confidence: (N,) clean confidences, each inside its interval; needed for ``max_attacked``,
+            else only a point to start from.
+        equal_mass: number M of groups that are formed after the attack: the confidences in
+            increasing order, cut into M runs as ``numpy.array_split`` cuts them, the first N mod M
+            of them one longer. Ties are broken in the way that is worst, so the bound holds for
+            every rule. ``edges`` must not be given then, and ``closed`` has no meaning.
+        constraints: ``LinearConstraint`` objects, or (coefficients, lower, upper).
+        warm_start: whether the search knows the recursion's solution at its start, where that is
+            allowed, besides the ends of the intervals and the clean confidences.
+        progress: True for a line on stderr at most every 2 seconds, or a function called as
+            progress(bound, incumbent, seconds) on the calling thread; an exception that it raises
+            stops the solver and passes through.
+    """
+
+    max_attacked: int | None
+    confidence: Any
+    equal_mass: int | None
+    constraints: Iterable[LinearConstraint | Sequence[Any]] | None
+    warm_start: bool
+    progress: bool | Watch
 
 
 @dataclass(frozen=True)
@@ -78,6 +109,11 @@ class CertifiedEceMilp:
     worst_confidence: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     @property
+    def value(self) -> float:
+        """The certificate, as every result has it: ``bound``."""
+        return self.bound
+
+    @property
     def gap(self) -> float:
         """How far the bound may be above the true worst case: bound - incumbent."""
         return self.bound - self.incumbent
@@ -91,13 +127,7 @@ def certified_ece_milp(
     edges: Any = None,
     closed: str = "right",
     time_limit: float | None = None,
-    *,
-    max_attacked: int | None = None,
-    confidence: Any = None,
-    equal_mass: int | None = None,
-    constraints: Iterable[LinearConstraint | Sequence[Any]] | None = None,
-    warm_start: bool = True,
-    progress: bool | Watch = False,
+    **limits: Unpack[Limits],
 ) -> CertifiedEceMilp:
     """The worst-case expected calibration error by mixed-integer programming.
 
@@ -117,20 +147,7 @@ def certified_ece_milp(
         closed: which end of a bin belongs to it, as in ``certified_ece``.
         time_limit: seconds, building included, after which the solver stops with a valid, looser
             bound; None for no limit.
-        max_attacked: at most so many samples leave their clean ``confidence``; None for no limit. 0
-            gives the plain ECE of ``confidence``, N gives ``certified_ece``.
-        confidence: (N,) clean confidences, each inside its interval; needed for ``max_attacked``,
-            else only a point to start from.
-        equal_mass: number M of groups that are formed after the attack: the confidences in
-            increasing order, cut into M runs as ``numpy.array_split`` cuts them, the first N mod M
-            of them one longer. Ties are broken in the way that is worst, so the bound holds for
-            every rule. ``edges`` must not be given then, and ``closed`` has no meaning.
-        constraints: ``LinearConstraint`` objects, or (coefficients, lower, upper).
-        warm_start: whether the search knows the recursion's solution at its start, where that is
-            allowed, besides the ends of the intervals and the clean confidences.
-        progress: True for a line on stderr at most every 2 seconds, or a function called as
-            progress(bound, incumbent, seconds) on the calling thread; an exception that it raises
-            stops the solver and passes through.
+        limits: what the recursion cannot express, and how to search; by name, see ``Limits``.
 
     Returns:
         ``CertifiedEceMilp``.
@@ -156,48 +173,13 @@ def certified_ece_milp(
         0.45
     """
     started = time.perf_counter()
-    problem = _checked(
-        correct,
-        lower,
-        upper,
-        bins,
-        edges,
-        closed,
-        max_attacked,
-        confidence,
-        equal_mass,
-        constraints,
-    )
+    _check.options("certified_ece_milp", limits, Limits)
+    problem = _checked(correct, lower, upper, bins, edges, closed, limits)
     limit = np.inf if time_limit is None else _check.positive_number("time_limit", time_limit)
-    if not isinstance(warm_start, (bool, np.bool_)):
-        raise TypeError(f"warm_start: expected True or False, got {type(warm_start).__name__}")
-    report = _reporter(progress)
+    report = _reporter(limits.get("progress", False))
     highspy = import_highspy()
-
-    ceiling = _simple_bound(problem)
-    pieces = pieces_of(problem)
-    points = plain_points(problem)
-    if warm_start:
-        points += recursion_points(problem, pieces)
-    best = max(points, key=lambda point: point.rank, default=None)
-    stop = threading.Event()
-
-    def over() -> bool:
-        return stop.is_set() or time.perf_counter() >= started + limit
-
-    bound, status = ceiling, TIMED_OUT
-    if not over():
-        search = Search(problem, pieces, highspy, over, ceiling, best)
-        watch = None if report is None else _per_sample(report, problem.right.size, ceiling)
-        interrupted = watched(search.run, stop, watch)
-        best = search.best
-        if search.bound < 0 and best is None:
-            raise ValueError("constraints: expected some that confidences can satisfy, got none")
-        # One float up for the division.
-        bound = min(ceiling, float(np.nextafter(search.bound / problem.right.size, 2.0)))
-        status = INTERRUPTED if interrupted else TIMED_OUT
-        if search.finished:
-            status = OPTIMAL
+    warm_start = _check.flag("warm_start", limits.get("warm_start", True))
+    bound, best, status = _searched(problem, highspy, started + limit, warm_start, report)
     incumbent = 0.0 if best is None else rounded_down(best.exact)
     if best is not None:
         bound = min(1.0, max(bound, rounded_up(best.exact)))
@@ -211,6 +193,34 @@ def certified_ece_milp(
         seconds=time.perf_counter() - started,
         worst_confidence=None if best is None else best.inside_bins(),
     )
+
+
+def _searched(
+    problem: Problem, highspy: Any, end: float, warm_start: bool, report: Watch | None
+) -> tuple[float, Point | None, str]:
+    """The bound, the worst point and the status at the end of the search, or when its time is over."""
+    ceiling = _simple_bound(problem)
+    pieces = pieces_of(problem)
+    points = plain_points(problem)
+    if warm_start:
+        points += recursion_points(problem, pieces)
+    best = max(points, key=lambda point: point.rank, default=None)
+    stop = threading.Event()
+
+    def over() -> bool:
+        return stop.is_set() or time.perf_counter() >= end
+
+    if over():
+        return ceiling, best, TIMED_OUT
+    search = Search(problem, pieces, highspy, over, ceiling, best)
+    watch = None if report is None else _per_sample(report, problem.right.size, ceiling)
+    interrupted = watched(search.run, stop, watch)
+    if search.bound < 0 and search.best is None:
+        raise ValueError("constraints: expected some that confidences can satisfy, got none")
+    # One float up for the division.
+    bound = min(ceiling, float(np.nextafter(search.bound / problem.right.size, 2.0)))
+    status = OPTIMAL if search.finished else INTERRUPTED if interrupted else TIMED_OUT
+    return bound, search.best, status
 
 
 def _simple_bound(problem: Problem) -> float:
@@ -253,11 +263,11 @@ def _checked(
     bins: Any,
     edges: Any,
     closed: Any,
-    max_attacked: Any,
-    confidence: Any,
-    equal_mass: Any,
-    constraints: Any,
+    limits: Limits,
 ) -> Problem:
+    max_attacked, confidence, equal_mass, constraints = map(
+        limits.get, ("max_attacked", "confidence", "equal_mass", "constraints")
+    )
     right, low, high = _check.some_intervals(correct, lower, upper)
     _check.require_ordered(low, high)
     left = _check.closed_left(closed)
