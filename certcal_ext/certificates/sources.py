@@ -33,7 +33,8 @@ from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
 #: The failure probability of an interval where nobody says another.
 DEFAULT_ALPHA = 1e-3
 
-_LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
+#: The note of every log.
+LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
 
 if TYPE_CHECKING:
     from certcal_ext.stopping.adaptive import AdaptiveResult
@@ -66,6 +67,8 @@ def of_counts(
     rows, classes = matrix.shape
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
+    _check.flag("runner_up", runner_up)
+    _check.flag("keep_counts", keep_counts)
     chosen = matrix.argmax(axis=1) if selection is None else selection
     predicted = _classes("selection", chosen, rows, classes)
     won = matrix[np.arange(rows), predicted]
@@ -131,6 +134,7 @@ def of_adaptive(
     result: AdaptiveResult, predicted: Any, labels: Any, index: Any
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_adaptive``, which documents arguments and errors."""
+    _check.like("result", result, "AdaptiveResult", "votes", "stopping")
     rows = result.votes.size
     chosen = _classes("predicted", predicted, rows, None)
     ends = Ends(result.lower, result.upper)
@@ -198,10 +202,7 @@ def of_scores(
     risk = _check.failure_probability("alpha", alpha)
     chosen = _classes("predicted", predicted, rows, None)
     point = _means(mean, scores)
-    if interval not in ("hoeffding", "bernstein", "betting", "cdf"):
-        raise ValueError(
-            f"interval: expected hoeffding, bernstein, betting or cdf, got {interval!r}"
-        )
+    _check.choice("interval", interval, ("hoeffding", "bernstein", "betting", "cdf"))
     ends = score_ends(scores, point, won, every, risk, interval)
     columns = {
         **_columns(labels, chosen, None, index, ends),
@@ -320,7 +321,7 @@ def of_log(
         alpha=risk,
         n=int(each.max()),
         source=os.fspath(path),
-        notes=(_LOG_POINT, *notes),
+        notes=(LOG_POINT, *notes),
     )
     return build(columns, len(decided)), provenance
 
