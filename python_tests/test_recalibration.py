@@ -290,7 +290,7 @@ def test_arguments_of_maps_are_checked() -> None:
         step.upper_image(["high"])
     with pytest.raises(ValueError, match="lower <= upper"):
         step.image([0.5], [0.4])
-    with pytest.raises(ValueError, match="upper: expected 1 entries"):
+    with pytest.raises(ValueError, match="as many upper as lower ends"):
         step.image([0.5], [0.6, 0.7])
     with pytest.raises(ValueError, match="family: expected"):
         LogisticMap("isotonic", 1, 1, 0)
@@ -485,7 +485,7 @@ def test_the_jump_is_halfway_between_blocks() -> None:
         (([1], [0.5], [0.4]), ValueError, "lower <= upper"),
         (([1], [math.nan], [0.4]), ValueError, "lower <= upper"),
         (([1], [0.5], [1.4]), ValueError, "lower <= upper"),
-        (([1], [0.5], [0.6, 0.7]), ValueError, "upper: expected 1 entries"),
+        (([1], [0.5], [0.6, 0.7]), ValueError, "as many upper as lower ends"),
         (([2], [0.5], [0.6]), ValueError, "correct: expected booleans or 0 and 1"),
         ((["a"], [0.5], [0.6]), TypeError, "correct: expected booleans"),
         (([1], [0.5], [0.6], [0.5]), TypeError, "weights: expected whole numbers"),
