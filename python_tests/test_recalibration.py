@@ -485,7 +485,7 @@ def test_the_jump_is_halfway_between_blocks() -> None:
         (([1], [0.5], [0.4]), ValueError, "lower <= upper"),
         (([1], [math.nan], [0.4]), ValueError, "lower <= upper"),
         (([1], [0.5], [1.4]), ValueError, "lower <= upper"),
-        (([1], [0.5], [0.6, 0.7]), ValueError, "as many upper as lower ends"),
+        (([1], [0.5], [0.6, 0.7]), ValueError, "upper: expected 1 entries"),
         (([2], [0.5], [0.6]), ValueError, "correct: expected booleans or 0 and 1"),
         ((["a"], [0.5], [0.6]), TypeError, "correct: expected booleans"),
         (([1], [0.5], [0.6], [0.5]), TypeError, "weights: expected whole numbers"),

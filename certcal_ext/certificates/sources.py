@@ -191,6 +191,7 @@ def of_scores(
     alpha: float,
     interval: str,
     index: Any,
+    num_classes: int | None = None,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_scores``, which documents arguments and errors."""
     scores = counts_matrix("histogram", histogram)
@@ -200,10 +201,12 @@ def of_scores(
     _require_votes(won, every)
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
-    chosen = _classes("predicted", predicted, rows, None)
+    if num_classes is not None:
+        _check.whole_number("num_classes", num_classes, 2)
+    chosen = _classes("predicted", predicted, rows, num_classes)
     point = _means(mean, scores)
     _check.choice("interval", interval, ("hoeffding", "bernstein", "betting", "cdf"))
-    ends = score_ends(scores, point, won, every, risk, interval)
+    ends = score_ends(scores, point, won, every, risk, interval, num_classes)
     columns = {
         **_columns(labels, chosen, None, index, ends),
         "votes": won,
@@ -211,7 +214,14 @@ def of_scores(
         "confidence": point,
         "scores": scores,
     }
-    provenance = Provenance(kind="scores", sigma=scale, alpha=risk, n=draws, interval=interval)
+    provenance = Provenance(
+        kind="scores",
+        sigma=scale,
+        alpha=risk,
+        n=draws,
+        interval=interval,
+        num_classes=num_classes,
+    )
     return build(columns, rows), provenance
 
 
