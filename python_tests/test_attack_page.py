@@ -15,7 +15,7 @@ from certcal_ext import Certificates
 from certcal_ext.report import attack_page
 from certcal_ext.report.attack_page import render_attack_report
 from certcal_ext.report.page import render_report
-from certcal_ext.report.templates import rendered
+from certcal_ext.report.templates import render
 
 HIDDEN = "\u202e\u200b\x00\u2028\x07\u2066\ud800"
 
@@ -39,7 +39,7 @@ def test_every_page_is_rendered_in_one_place(monkeypatch: pytest.MonkeyPatch) ->
 
     def counted(template: str, figures: dict[str, str], **values: Any) -> str:
         used.append(template)
-        return rendered(template, figures, **values)
+        return render(template, figures, **values)
 
     monkeypatch.setattr("certcal_ext.report.attack_page.rendered", counted)
     monkeypatch.setattr("certcal_ext.report.page.rendered", counted)

@@ -23,7 +23,7 @@ from certcal_ext.certificates.compare import compare
 from certcal_ext.certificates.evidence import NOT_OF_VOTES, SHARED_DRAWS, TOLD_LABELS
 from certcal_ext.certificates.validity import failing_intervals
 from certcal_ext.cli import app
-from certcal_ext.cli._recalibrate import split_and_fit
+from certcal_ext.cli.recalibrate import split_and_fit
 from certcal_ext.interop.export import certified_radii, export, read_back_alpha
 from certcal_ext.intervals.clopper_pearson import best_radius, clopper_pearson
 from certcal_ext.recalibration.split import halves, recalibrate_split
