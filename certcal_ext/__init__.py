@@ -114,4 +114,4 @@ __all__ = [
     "what_more_draws_buy",
 ]
 
-__getattr__, __dir__ = attach(__name__, __file__)
+__getattr__, __dir__, _ = attach(__name__, __file__)

@@ -259,7 +259,7 @@ def test_shared_draws_pay_for_it() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"metric": "auc"}, 'metric: expected "brier", '),
+        ({"metric": "auc"}, 'metric: expected "ece", '),
         ({"scope": "some"}, 'scope: expected "certified" or "all"'),
         ({"delta": 0.0}, "delta: expected a probability"),
         ({"joint": "none"}, 'joint: expected "best"'),

@@ -5,4 +5,4 @@ from __future__ import annotations
 
 from certcal_ext._lazy import attach
 
-__getattr__, __dir__ = attach(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -7,6 +7,7 @@ from certcal_ext.training.adversarial import AcceAct, BrierAct, CceAct, SmoothAd
 from certcal_ext.training.certificate import CertificateTraining
 from certcal_ext.training.objective import Gaussian, Objective
 
+#: Objectives by the name of the method.
 METHODS: dict[str, type[Objective]] = {
     kind.name: kind
     for kind in (Gaussian, SmoothAdv, BrierAct, CceAct, AcceAct, CertificateTraining)
