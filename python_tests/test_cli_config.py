@@ -104,7 +104,7 @@ def test_one_file_for_several_subcommands(folder: Path) -> None:
     [
         ("bin = 9", "run.toml: bin: bound has no such option; expected some of alpha, baselines"),
         ("[bound]\nbin = 9", "run.toml: [bound] bin: bound has no such option"),
-        ("[bond]\nbins = 9", "[bond]: expected a table named like a subcommand (attack, bound"),
+        ("[bond]\nbins = 9", "[bond]: expected a table named like a subcommand (attack, baselines"),
         ("bins = 9\n[bound]\nbins = 8", "[bound] bins: expected each option once"),
         ("equal-mass = true\nequal_mass = true", "equal_mass: expected each option once"),
         ("bins = 9.0", "bins: expected a whole number, got 9.0"),
@@ -501,7 +501,7 @@ def test_option_files_of_the_pages_are_read(tmp_path: Path) -> None:
             for name in re.findall(r"^\[(\w+)\]", block, flags=re.MULTILINE):
                 words = ["--config", str(tmp_path / "run.toml")]
                 words += ["--out", "x"] if name == "train" else []
-                context = COMMANDS[name].make_context(name, words)
+                context = COMMANDS[name].make_context(name, words, parent=typer.Context(GROUP))
                 assert context.params["config"] is not None
                 seen += 1
     assert seen

@@ -14,6 +14,10 @@ from certcal_ext.cli._unfold import Panel, unfolded
 
 EXAMPLES = _common.examples(
     ("At most 20 samples are attacked", "certcal milp counts.npz --radii 0.25 --max-attacked 20"),
+    (
+        "A looser bound sooner, for a program",
+        "certcal milp counts.npz --max-attacked 20 --time-limit 5 --json",
+    ),
 )
 
 
