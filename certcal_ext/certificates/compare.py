@@ -14,13 +14,11 @@ from certcal_ext import _check
 from certcal_ext.certificates.bounds import MetricCurve, Validity, metric_curve, read_only
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.metrics.accuracy import METRIC as ACCURACY
-from certcal_ext.metrics.base import Options
+from certcal_ext.metrics.base import MetricOptions, Options
 from certcal_ext.metrics.registry import metric_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from certcal_ext.metrics.base import MetricOptions
 
 COMPARISONS = ("intersection", "all", "certified")
 
@@ -48,6 +46,7 @@ class Comparison:
 
     def best(self, at: int) -> str | None:
         """The model with the best worst case at radius number ``at``; None where no sample is compared."""
+        _check.position("at", at, self.radius.size)
         worst = {name: float(curve.worst[at]) for name, curve in self.curves.items()}
         known = {name: value for name, value in worst.items() if not np.isnan(value)}
         return metric_of(self.metric).tightest(known) if known else None
@@ -92,6 +91,7 @@ def compare(
         (array([1, 1]), 'a')
     """
     _check.choice("samples", samples, COMPARISONS)
+    _check.options("compare", options, MetricOptions)
     asked = _check.radii("radii", radii)
     measure, chosen = metric_of(metric), Options.of(**options)
     aligned = _aligned(models)

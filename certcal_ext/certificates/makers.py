@@ -167,6 +167,7 @@ class CertificateMakers:
         *,
         interval: str = "cdf",
         index: Any = None,
+        num_classes: int | None = None,
     ) -> Certificates:
         """Certificates whose confidence is the mean softmax score of the predicted class.
 
@@ -184,6 +185,8 @@ class CertificateMakers:
             interval: "cdf" (a band for the distribution of the scores, shifted threshold by
                 threshold), or an interval for the mean alone: "betting", "bernstein", "hoeffding".
             index: (N,) sample ids; None numbers the rows.
+            num_classes: K where the scores are those of ``score_histogram``: bounds are then widened by what its softmax
+                is off by, 2^-20 + K 2^-33. None: the scores are taken as they are.
 
         Returns:
             ``Certificates``.
@@ -196,7 +199,7 @@ class CertificateMakers:
             UserWarning: more samples abstain than are certified.
         """
         made = sources.of_scores(
-            histogram, mean, votes, predicted, labels, sigma, alpha, interval, index
+            histogram, mean, votes, predicted, labels, sigma, alpha, interval, index, num_classes
         )
         result = _built(cls, made)
         _warn_of_abstentions(result)

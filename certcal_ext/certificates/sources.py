@@ -33,7 +33,8 @@ from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
 #: The failure probability of an interval where nobody says another.
 DEFAULT_ALPHA = 1e-3
 
-_LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
+#: The note of every log.
+LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
 
 if TYPE_CHECKING:
     from certcal_ext.stopping.adaptive import AdaptiveResult
@@ -66,6 +67,8 @@ def of_counts(
     rows, classes = matrix.shape
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
+    _check.flag("runner_up", runner_up)
+    _check.flag("keep_counts", keep_counts)
     chosen = matrix.argmax(axis=1) if selection is None else selection
     predicted = _classes("selection", chosen, rows, classes)
     won = matrix[np.arange(rows), predicted]
@@ -131,6 +134,7 @@ def of_adaptive(
     result: AdaptiveResult, predicted: Any, labels: Any, index: Any
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_adaptive``, which documents arguments and errors."""
+    _check.like("result", result, "AdaptiveResult", "votes", "stopping")
     rows = result.votes.size
     chosen = _classes("predicted", predicted, rows, None)
     ends = Ends(result.lower, result.upper)
@@ -187,6 +191,7 @@ def of_scores(
     alpha: float,
     interval: str,
     index: Any,
+    num_classes: int | None = None,
 ) -> tuple[pa.Table, Provenance]:
     """The rows of ``Certificates.from_scores``, which documents arguments and errors."""
     scores = counts_matrix("histogram", histogram)
@@ -196,13 +201,12 @@ def of_scores(
     _require_votes(won, every)
     scale = _check.positive_number("sigma", sigma)
     risk = _check.failure_probability("alpha", alpha)
-    chosen = _classes("predicted", predicted, rows, None)
+    if num_classes is not None:
+        _check.whole_number("num_classes", num_classes, 2)
+    chosen = _classes("predicted", predicted, rows, num_classes)
     point = _means(mean, scores)
-    if interval not in ("hoeffding", "bernstein", "betting", "cdf"):
-        raise ValueError(
-            f"interval: expected hoeffding, bernstein, betting or cdf, got {interval!r}"
-        )
-    ends = score_ends(scores, point, won, every, risk, interval)
+    _check.choice("interval", interval, ("hoeffding", "bernstein", "betting", "cdf"))
+    ends = score_ends(scores, point, won, every, risk, interval, num_classes)
     columns = {
         **_columns(labels, chosen, None, index, ends),
         "votes": won,
@@ -210,7 +214,14 @@ def of_scores(
         "confidence": point,
         "scores": scores,
     }
-    provenance = Provenance(kind="scores", sigma=scale, alpha=risk, n=draws, interval=interval)
+    provenance = Provenance(
+        kind="scores",
+        sigma=scale,
+        alpha=risk,
+        n=draws,
+        interval=interval,
+        num_classes=num_classes,
+    )
     return build(columns, rows), provenance
 
 
@@ -320,7 +331,7 @@ def of_log(
         alpha=risk,
         n=int(each.max()),
         source=os.fspath(path),
-        notes=(_LOG_POINT, *notes),
+        notes=(LOG_POINT, *notes),
     )
     return build(columns, len(decided)), provenance
 

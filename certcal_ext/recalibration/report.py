@@ -46,10 +46,11 @@ def split_halves(index: Any, seed: int = 0) -> NDArray[np.bool_]:
         array([ True, False,  True,  True, False, False,  True, False])
     """
     key = _check.whole_number("seed", seed, 0, 2**63 - 1)
-    if np.ndim(index) == 0:
-        ids = np.arange(_check.whole_number("index", index, 0), dtype=np.int64)
+    given = _check.array("index", index)
+    if given.ndim == 0:
+        ids = np.arange(_check.whole_number("index", index, 0, 2**36), dtype=np.int64)
     else:
-        ids = _check.int_vector("index", index)
+        ids = _check.int_vector("index", given)
     if ids.size and int(ids.min()) < 0:
         raise ValueError(f"index: expected ids of at least 0, got {ids.min()}")
     start = _mixed_bits(np.array([key], np.uint64))
@@ -89,8 +90,9 @@ def auroc(correct: Any, confidence: Any) -> float:
         >>> auroc([1, 0, 1], [0.9, 0.5, 0.5])
         0.75
     """
-    right, points, _ = _check.some_intervals(correct, confidence, confidence)
-    _check.require_ordered(points, points)
+    right, points = _check.points(correct, confidence)
+    if not right.size:
+        raise ValueError("correct, confidence: expected at least one sample, got none")
     good = int(np.count_nonzero(right))
     if good in (0, right.size):
         return float("nan")
@@ -157,8 +159,9 @@ def resolution(
         >>> resolution([1, 0], [1.0, 0.25]), resolution([1, 0], [0.5, 0.5])
         (0.25, 0.0)
     """
-    right, points, _ = _check.some_intervals(correct, confidence, confidence)
-    _check.require_ordered(points, points)
+    right, points = _check.points(correct, confidence)
+    if not right.size:
+        raise ValueError("correct, confidence: expected at least one sample, got none")
     cells = Bins.of(bins, edges, closed)
     at = cells.index(points)
     count = np.bincount(at, minlength=len(cells))
@@ -323,13 +326,15 @@ def tradeoff_maps(
         >>> [g.kind for g in tradeoff_maps(**sample, shares=[0.0, 1.0])]
         ['isotonic', 'constant']
     """
-    wanted = _check.float_vector("shares", shares).tolist()
+    _check.choice("family", family, ("objective", "identity", "constant"))
+    given = _check.float_vector("shares", shares)
+    if not ((given >= 0) & (given <= 1)).all():
+        raise ValueError(f"shares: expected numbers from 0 to 1, got {_check.shown(shares)}")
+    wanted = given.tolist()
     if family == "objective":
         return [fit_tradeoff(correct, lower, upper, confidence, share) for share in wanted]
-    fits = {"identity": fit_isotonic, "constant": fit_constant}
-    if family not in fits:
-        raise ValueError(f'family: expected "objective", "identity" or "constant", got {family!r}')
-    end = fits[family](correct, lower, upper)
+    fit = fit_isotonic if family == "identity" else fit_constant
+    end = fit(correct, lower, upper)
     return [MixtureMap(IdentityMap(), end, share) for share in wanted]
 
 
@@ -394,11 +399,15 @@ def resolution_curve(
         >>> curve.resolution, curve.certified_brier
         (array([0.25, 0.  ]), array([1.  , 0.25]))
     """
-    if not len(maps):
+    given = _check.items("maps", maps)
+    if not given:
         raise ValueError("maps: expected at least one, got none")
+    for each in given:
+        if not isinstance(each, RecalibrationMap):
+            raise TypeError(f"maps: expected RecalibrationMaps, got {type(each).__name__}")
     reports = [
         recalibration_report(each, correct, lower, upper, confidence, bins, edges, closed)
-        for each in maps
+        for each in given
     ]
     names = ("resolution", "auroc", "certified_brier", "certified_ece", "brier", "ece")
     arrays = {name: np.array([getattr(r.after, name) for r in reports]) for name in names}

@@ -219,6 +219,9 @@ def run_adaptive(
     scale = _check.positive_number("sigma", sigma)
     level = _check.failure_probability("alpha", alpha)
     start = _check.whole_number("first_draw", first_draw, 0)
+    _check.like("source", source, "DrawSource", "votes", "__len__")
+    if previous is not None:
+        _check.instance("previous", previous, AdaptiveResult)
     if len(source) == 0:
         raise ValueError("source: expected at least one sample, got none")
     right = None if correct is None else _check.correct_vector("correct", correct, len(source))
