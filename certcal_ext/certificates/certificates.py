@@ -8,31 +8,38 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from certcal_ext import _check, _claims
-from certcal_ext.certificates.bounds import (
-    MetricCurve,
-    RowBounds,
-    Source,
-    check_validity,
-    metric_curve,
-)
-from certcal_ext.certificates.class_bounds import classwise_curve
+from certcal_ext.bins import Bins
+from certcal_ext.certificates.bounds import MetricCurve, Validity, metric_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
-from certcal_ext.certificates.evidence import best_lower_ends, row_factor
+from certcal_ext.certificates.evidence import best_lower_ends
 from certcal_ext.certificates.guarantee import Guarantee, largest_radius, shifts
 from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
-from certcal_ext.certificates.statements import Subject
-from certcal_ext.certificates.table import matrix, numbers, read_parquet, validate, write_parquet
-from certcal_ext.certificates.worst_cases import checked_choices, metric_of
+from certcal_ext.certificates.rows import RowBounds
+from certcal_ext.certificates.samples import (
+    SCOPES,
+    AllClasses,
+    SampleSource,
+    TopLabel,
+    correct_rows,
+)
+from certcal_ext.certificates.table import read_parquet, validate, write_parquet
 from certcal_ext.intervals.clopper_pearson import radius_of
+from certcal_ext.metrics.base import Options
+from certcal_ext.metrics.registry import metric_of
 from certcal_ext.recalibration.maps import RecalibrationMap
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from certcal_ext.metrics.base import MetricOptions
 
 __all__ = ["Certificates", "CertifiedSet", "Curve", "MetricCurve", "RowBounds"]
 
@@ -204,7 +211,7 @@ class Certificates(CertificateMakers):
         values are then returned.
         """
         if options:
-            return self._bound_values("brier", radii, options)
+            return self.bound("brier", radii, **options).value
         return self.curve(radii, bins=1).certified_brier
 
     def ece(
@@ -218,7 +225,7 @@ class Certificates(CertificateMakers):
         """(R,) exact worst-case ECEs; arguments and errors as ``brier``."""
         if options:
             options |= {"bins": bins, "edges": edges, "closed": closed}
-            return self._bound_values("ece", radii, options)
+            return self.bound("ece", radii, **options).value
         return self.curve(radii, bins, edges, closed).certified_ece
 
     def bound(
@@ -230,17 +237,15 @@ class Certificates(CertificateMakers):
         delta: float | None = None,
         joint: str = "best",
         population: bool = False,
-        bins: int = 15,
-        edges: Any = None,
-        closed: str = "right",
-        clip: float | None = None,
-        threshold: float = 0.5,
-        dtype: str = "float64",
+        **options: Unpack[MetricOptions],
     ) -> MetricCurve:
         """Any metric over radii; with ``delta``, a bound that holds for the whole data set at once.
 
         Args:
-            metric: "brier", "ece", "ks", "mce", "log_loss" or "selective_risk".
+            metric: "brier", "ece", "ks", "mce", "log_loss", "selective_risk" or "accuracy" (an attack
+                lowers it, so bounds are from below); or "classwise_ece", from the votes of all
+                classes: each class's probability is bounded at alpha / K, so that a row fails with
+                probability at most alpha.
             radii: (R,) l2 radii, or one, in pixel units.
             scope: "certified": the samples certified at the radius, as the paper has it; "all":
                 every sample, where the others are charged the worst that an attack can make of
@@ -250,21 +255,18 @@ class Certificates(CertificateMakers):
             joint: "binomial" (at most k intervals fail), "union" (all intervals at delta / N), or
                 "best": the lower of the two, with delta / 2 each.
             population: also a bound on the expectation over the population that the samples are
-                drawn from (Brier, log loss, selective risk), at ``delta``.
-            bins: number of bins of equal width; not used where ``edges`` is given.
-            edges: (M + 1,) strictly increasing from 0 to 1.
-            closed: which end of a bin belongs to it.
-            clip: for the log loss, confidences are reported in [clip, 1 - clip]; None: as they are.
-            threshold: confidence from which the selective risk accepts a prediction.
-            dtype: "float64" or "float32", the format that the deployed model rounds its confidences
-                to and clips them in, for the log loss.
+                drawn from (Brier, log loss, selective risk, accuracy), at ``delta``.
+            **options: how the metric is defined, of ``bins``, ``edges`` and ``closed`` (as in
+                ``certified_ece``), ``clip`` and ``dtype`` (as in ``certified_log_loss``) and
+                ``threshold`` (as in ``certified_selective_risk``; 0.5).
 
         Returns:
             ``MetricCurve``, whose ``statement`` can be quoted.
 
         Raises:
             TypeError: an argument of the wrong kind.
-            ValueError: an argument out of range; no labels; ``delta`` for another verifier's
+            ValueError: an argument out of range; no labels; no votes of all classes, or a map of the
+                top label's confidence, for "classwise_ece"; ``delta`` for another verifier's
                 intervals; a radius that ``planned_radii`` does not hold, in scope "certified";
                 ``population`` of a run that stopped early; or options that do not go together.
 
@@ -277,41 +279,14 @@ class Certificates(CertificateMakers):
             array([0.507])
         """
         asked = _check.radii("radii", radii)
-        measure = metric_of(metric)
-        choices = checked_choices(bins, edges, closed, clip, threshold, dtype)
-        risk = check_validity(measure, choices, scope, delta, joint, population)
-        if population and self.provenance.stopping is not None:
-            raise ValueError(
-                "population: expected False, as these samples stopped early: the plan of their draws was made of all of "
-                "them, so that their terms are no independent draws of a population"
-            )
-        return metric_curve(
-            self.source(scope, asked), measure, asked, choices, scope, risk, joint, population
-        )
+        measure, chosen = metric_of(metric), Options.of(**options)
+        validity = Validity.of(delta, joint, population)
+        validity.require(measure, chosen, self.provenance)
+        source = self.source(scope, asked, of_classes=measure.of_classes)
+        return metric_curve(source, measure, asked, chosen, validity)
 
-    def classwise(
-        self,
-        radii: Any,
-        *,
-        scope: str = "certified",
-        delta: float | None = None,
-        joint: str = "best",
-        bins: int = 15,
-        edges: Any = None,
-        closed: str = "right",
-    ) -> MetricCurve:
-        """The class-wise calibration error over radii, from the votes of all classes.
-
-        Each class's probability is bounded at alpha / K, so that a row fails with probability at
-        most alpha. See ``certified_classwise_ece`` for the metric, and ``bound`` for the arguments.
-
-        Returns:
-            ``MetricCurve``.
-
-        Raises:
-            TypeError: an argument of the wrong kind.
-            ValueError: the votes of all classes were not kept, there are no labels, the confidences
-                are recalibrated (a map of the top label's confidence), or an argument out of range.
+    def classwise(self, radii: Any, **options: Any) -> MetricCurve:
+        """The class-wise calibration error over radii: ``bound`` with "classwise_ece".
 
         Example:
             >>> counts, labels = [[990, 10], [100, 900]], [0, 0]
@@ -319,25 +294,7 @@ class Certificates(CertificateMakers):
             >>> made.classwise(0.0).worst.round(3)
             array([0.478])
         """
-        asked = _check.radii("radii", radii)
-        choices = checked_choices(bins, edges, closed)
-        risk = check_validity(metric_of("ece"), choices, scope, delta, joint, False)
-        counts, labels = matrix(self.table, "counts"), numbers(self.table, "label")
-        if counts is None:
-            raise ValueError("counts: expected the votes of all classes (keep_counts=True)")
-        if labels is None:
-            raise ValueError("labels: the class-wise error needs them, and there are none")
-        if self.recalibration is not None:
-            raise ValueError("recalibration: expected none, as the map is of the top label only")
-        self._require_reach(asked, scope)
-        alpha = self.provenance.alpha or 1.0
-        rows = [self._guarantee.rows(float(radius)) for radius in asked]
-        reach = shifts(asked, self.provenance)
-        curve = classwise_curve(
-            counts, labels, rows, reach, alpha, scope, risk, joint, choices.edges, choices.closed
-        )
-        subject = Subject(self.provenance, len(self), choices)
-        return dataclasses.replace(curve, subject=subject)
+        return self.bound("classwise_ece", radii, **options)
 
     def curve(self, radii: Any, bins: int = 15, edges: Any = None, closed: str = "right") -> Curve:
         """Accuracy, ECE and Brier score over radii, in one pass over the samples.
@@ -360,17 +317,16 @@ class Certificates(CertificateMakers):
             UserWarning: no sample is certified at one of the radii, where metrics are nan.
         """
         asked = _check.radii("radii", radii)
-        borders = _check.bin_edges(bins, edges)
-        left = _check.closed_left(closed)
-        right = self._correct()
+        cells = Bins.of(bins, edges, closed)
+        right = correct_rows(self.table)
         self._require_reach(asked, "certified")
         known = self._guarantee
         if known.fused:
             reach = shifts(asked, self.provenance)
-            result = smoothing_curve(known.groups, right, asked, reach, borders, left)
+            result = smoothing_curve(known.groups, right, asked, reach, cells)
         else:
             sets = [known.at(float(radius)) for radius in asked]
-            result = curve_of_sets(sets, len(self), borders, closed)
+            result = curve_of_sets(sets, len(self), cells)
         empty = result.radius[result.certified == 0]
         if empty.size:
             warnings.warn(
@@ -417,48 +373,23 @@ class Certificates(CertificateMakers):
     def _guarantee(self) -> Guarantee:
         return Guarantee(self.table, self.provenance)
 
-    def _correct(self) -> NDArray[np.uint8]:
-        correct = numbers(self.table, "correct")
-        if correct is None:
-            raise ValueError(
-                "labels: this metric needs them, and these certificates were made without "
-                "(labels=None)"
-            )
-        return correct.view(np.uint8)
+    def source(
+        self, scope: str, radii: NDArray[np.float64], *, of_classes: bool = False
+    ) -> SampleSource:
+        """The samples as metrics take them, at radii that may be asked for in a scope.
 
-    def source(self, scope: str, radii: NDArray[np.float64]) -> Source:
-        """What ``bounds.metric_curve`` needs of these certificates, at radii that may be asked for in a scope."""
+        Args:
+            scope: "certified" or "all".
+            radii: (R,) l2 radii.
+            of_classes: whether metrics take the confidences of all classes.
+
+        Raises:
+            ValueError: another scope, or a radius that may not be asked for.
+        """
+        _check.choice("scope", scope, SCOPES)
         self._require_reach(radii, scope)
-        made, point = self.provenance, self.table.column("confidence")
-        confidence = None
-        if point.null_count < len(point):
-            confidence = point.fill_null(np.nan).to_numpy().copy()
-            if self.recalibration is not None:
-                known = ~np.isnan(confidence)
-                confidence[known] = self.recalibration(confidence[known])
-
-        # Rows that are certified at alpha and not at this level are charged by their uncertified intervals, in any scope.
-        whole = row_factor(made, everyone=True)
-
-        def at_level(failure: float) -> Any:
-            other = Guarantee.at_level(self.table, made, failure / whole)
-            return None if other is None else other.rows
-
-        return Source(
-            rows=self._guarantee.rows,
-            rows_at_level=at_level,
-            correct=self._correct(),
-            confidence=confidence,
-            alpha=made.alpha,
-            factor=row_factor(made, everyone=scope == "all"),
-            provenance=made,
-        )
-
-    def _bound_values(
-        self, metric: str, radii: Any, options: dict[str, Any]
-    ) -> NDArray[np.float64]:
-        curve = self.bound(metric, radii, **options)
-        return curve.worst if curve.joint is None else curve.joint
+        kind = AllClasses if of_classes else TopLabel
+        return kind(self.table, self.provenance, self._guarantee, scope)
 
     def _require_reach(self, radii: NDArray[np.float64], scope: str) -> None:
         planned = self.planned_radii if scope == "certified" else None

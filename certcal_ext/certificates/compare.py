@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.certificates.bounds import MetricCurve, RowBounds, metric_curve, read_only
+from certcal_ext.certificates.bounds import MetricCurve, Validity, metric_curve, read_only
 from certcal_ext.certificates.certificates import Certificates
-from certcal_ext.certificates.statements import Subject
-from certcal_ext.certificates.worst_cases import checked_choices, metric_of
+from certcal_ext.metrics.accuracy import METRIC as ACCURACY
+from certcal_ext.metrics.base import Options
+from certcal_ext.metrics.registry import metric_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from certcal_ext.metrics.base import MetricOptions
 
 COMPARISONS = ("intersection", "all", "certified")
 
@@ -32,7 +37,7 @@ class Comparison:
         radius: (R,) l2 radii, in pixel units.
         curves: by name of the model.
         accuracy: by name of the model, (R,) share of the compared samples that the model gets right (scope "all": and
-            certified).
+            certified), rounded down.
     """
 
     metric: str
@@ -42,10 +47,10 @@ class Comparison:
     accuracy: dict[str, NDArray[np.float64]]
 
     def best(self, at: int) -> str | None:
-        """The model with the lowest worst case at radius number ``at``; None where no sample is compared."""
+        """The model with the best worst case at radius number ``at``; None where no sample is compared."""
         worst = {name: float(curve.worst[at]) for name, curve in self.curves.items()}
         known = {name: value for name, value in worst.items() if not np.isnan(value)}
-        return min(known, key=lambda name: known[name]) if known else None
+        return metric_of(self.metric).tightest(known) if known else None
 
 
 def compare(
@@ -54,12 +59,7 @@ def compare(
     metric: str = "ece",
     *,
     samples: str = "intersection",
-    bins: int = 15,
-    edges: Any = None,
-    closed: str = "right",
-    clip: float | None = None,
-    threshold: float = 0.5,
-    dtype: str = "float64",
+    **options: Unpack[MetricOptions],
 ) -> Comparison:
     """Compares models by a worst-case metric.
 
@@ -71,12 +71,7 @@ def compare(
         radii: (R,) l2 radii, or one, in pixel units.
         metric: as in ``Certificates.bound``.
         samples: "intersection", "all" or "certified".
-        bins: number of bins of equal width; not used where ``edges`` is given.
-        edges: (M + 1,) strictly increasing from 0 to 1.
-        closed: which end of a bin belongs to it.
-        clip: as in ``Certificates.bound``.
-        threshold: as in ``Certificates.bound``.
-        dtype: as in ``Certificates.bound``.
+        **options: how the metric is defined, as in ``Certificates.bound``.
 
     Returns:
         ``Comparison``.
@@ -96,11 +91,9 @@ def compare(
         >>> result.curves["a"].samples, result.best(0)
         (array([1, 1]), 'a')
     """
-    if samples not in COMPARISONS:
-        raise ValueError(f"samples: expected one of {', '.join(COMPARISONS)}, got {samples!r}")
+    _check.choice("samples", samples, COMPARISONS)
     asked = _check.radii("radii", radii)
-    measure = metric_of(metric)
-    choices = checked_choices(bins, edges, closed, clip, threshold, dtype)
+    measure, chosen = metric_of(metric), Options.of(**options)
     aligned = _aligned(models)
     common = {
         float(radius): np.logical_and.reduce(
@@ -110,25 +103,16 @@ def compare(
     }
     curves, accuracy = {}, {}
     for name, made in aligned.items():
-        scope = "all" if samples == "all" else "certified"
-        source = made.source(scope, asked)
+        source = made.source(
+            "all" if samples == "all" else "certified", asked, of_classes=measure.of_classes
+        )
         if samples == "intersection":
             source = source.restricted(common)
-        curve = metric_curve(source, measure, asked, choices, scope, None, "best", False)
-        about = Subject(made.provenance, len(made), choices, common=samples == "intersection")
-        curves[name] = dataclasses.replace(curve, subject=about)
-        accuracy[name] = read_only(
-            np.array(
-                [_accuracy(source.rows(float(radius)), source.correct, scope) for radius in asked]
-            )
-        )
+        curves[name] = metric_curve(source, measure, asked, chosen, Validity())
+        counted = made.source(source.scope, asked)
+        counted = counted if source.among is None else counted.restricted(source.among)
+        accuracy[name] = metric_curve(counted, ACCURACY, asked, chosen, Validity()).worst
     return Comparison(metric, samples, read_only(asked.copy()), curves, accuracy)
-
-
-def _accuracy(rows: RowBounds, correct: NDArray[np.uint8], scope: str) -> float:
-    right = float(np.count_nonzero(correct[rows.certified]))
-    total = correct.size if scope == "all" else np.count_nonzero(rows.certified)
-    return right / total if total else float("nan")
 
 
 def _require_one_norm(models: Mapping[str, Certificates]) -> None:

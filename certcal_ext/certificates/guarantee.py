@@ -13,7 +13,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.certificates.bounds import RowBounds, largest_gap
 from certcal_ext.certificates.curve import (
     CertifiedSet,
     Groups,
@@ -28,6 +27,7 @@ from certcal_ext.certificates.evidence import (
     selected_by_estimation,
 )
 from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.rows import RowBounds, largest_gap
 from certcal_ext.certificates.table import chosen, matrix, numbers
 from certcal_ext.intervals.clopper_pearson import Interval
 from certcal_ext.recalibration.maps import RecalibrationMap

@@ -8,29 +8,20 @@ The page, the command line and ``MetricCurve.statement`` say these things in the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certcal_ext._claims import at_most, count, size, sure, written
+from certcal_ext._claims import at_least, at_most, count, size, sure, written
 from certcal_ext.certificates.evidence import how_chosen
 from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.metrics.registry import metric_of
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.bounds import MetricCurve
-    from certcal_ext.certificates.worst_cases import Choices
+    from certcal_ext.metrics.base import Options
 
-_NAMES = {
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-    "ks": "KS calibration error",
-    "mce": "maximum calibration error",
-    "log_loss": "log loss",
-    "selective_risk": "risk among the accepted predictions",
-    "classwise_ece": "class-wise calibration error",
-}
-_BINNED = ("ece", "mce", "classwise_ece")
 _MOST_EDGES = 20  # that a sentence lists
 
 
@@ -41,13 +32,13 @@ class Subject:
     Attributes:
         provenance: of the certificates; None: not known.
         total: N, all samples that were drawn for.
-        choices: how the metric is defined.
+        options: how the metric is defined.
         common: whether the samples are those that every model of a comparison certifies.
     """
 
     provenance: Provenance | None
     total: int
-    choices: Choices
+    options: Options
     common: bool = False
 
 
@@ -59,11 +50,11 @@ def sentence(curve: MetricCurve, at: int) -> str:
     if curve.samples[at] == 0:
         by = "by every model" if subject is not None and subject.common else ""
         words = f"No sample is certified {by}".rstrip()
-        return f"{words}{here}, so there is no {_NAMES[curve.metric]} to bound."
+        return f"{words}{here}, so there is no {metric_of(curve.metric).words} to bound."
     what = (
         f"{_metric(curve)}{'' if made is None else ' of ' + classifier(made)} {_samples(curve, at)}"
     )
-    bound = curve.worst if curve.joint is None else curve.joint
+    bound = curve.value
     if not np.isfinite(bound[at]):
         return (
             f"No finite bound on the {what} can be given{here}: a confidence may reach 0 or 1 where it is wrong. Report "
@@ -75,16 +66,18 @@ def sentence(curve: MetricCurve, at: int) -> str:
     else:
         holds = f"With probability at least {sure(curve.delta)} over the noise draws{drawn or ' of all samples'} together"
     units = " (in pixel units)" if made is not None and made.kind != "intervals" else ""
+    lowest = metric_of(curve.metric).lowest
+    limit = at_least if lowest else at_most
     text = (
-        f"{holds}, no {attack(made, radius)}{units} on each sample, all at once, raises the {what} above "
-        f"{at_most(bound[at])}."
+        f"{holds}, no {attack(made, radius)}{units} on each sample, all at once, "
+        f"{'lowers' if lowest else 'raises'} the {what} {'below' if lowest else 'above'} {limit(bound[at])}."
     )
     if curve.population is not None:
         given = ", given that they would be certified," if curve.scope == "certified" else ""
         text += (
             " With the same probability, over these draws and over the choice of the samples, independent ones of a "
-            f"population, its expectation over new samples of that population{given} stays at or below "
-            f"{at_most(curve.population[at])} under such attacks."
+            f"population, its expectation over new samples of that population{given} stays at or "
+            f"{'above' if lowest else 'below'} {limit(curve.population[at])} under such attacks."
         )
     chosen = "" if made is None or curve.scope != "certified" else how_chosen(made)
     return f"{text} {chosen}".rstrip()
@@ -144,20 +137,19 @@ def binning(edges: NDArray[np.float64], closed: str) -> str:
 
 def _metric(curve: MetricCurve) -> str:
     """The metric with what defines it."""
-    name = _NAMES[curve.metric]
+    metric = metric_of(curve.metric)
     if curve.subject is None:
-        return name
-    choices: Any = curve.subject.choices
-    details = ["all classes" if curve.metric == "classwise_ece" else "top label"]
-    if curve.metric in _BINNED:
-        details.append(binning(choices.edges, choices.closed))
-    if curve.metric == "log_loss" and choices.clip is not None:
-        details.append(
-            f"confidences clipped to [{written(choices.clip)}, 1 - {written(choices.clip)}]"
-        )
-    if curve.metric == "selective_risk":
-        details.append(f"accepted from confidence {written(choices.threshold)} on")
-    return f"{name} ({', '.join(details)})"
+        return metric.words
+    options = curve.subject.options
+    details = ["all classes" if metric.of_classes else "top label"]
+    if "bins" in metric.uses:
+        details.append(binning(options.bins.edges, options.bins.closed))
+    if "clip" in metric.uses and options.clip.clip is not None:
+        limit = written(options.clip.clip)
+        details.append(f"confidences clipped to [{limit}, 1 - {limit}] in {options.clip.dtype}")
+    if "threshold" in metric.uses:
+        details.append(f"accepted from confidence {written(options.threshold)} on")
+    return f"{metric.words} ({', '.join(details)})"
 
 
 def _samples(curve: MetricCurve, at: int) -> str:

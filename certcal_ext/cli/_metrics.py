@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from certcal_ext.certificates.bounds import MetricCurve
     from certcal_ext.certificates.certificates import Certificates
 
-#: Metrics of the top label, which every certificate has, and of all classes, which needs their votes.
-NAMES = ("brier", "ece", "ks", "mce", "log_loss", "selective_risk", "classwise_ece")
-_MEANS = ("brier", "log_loss", "selective_risk")
-_TITLES = {
-    "brier": "Brier",
-    "ece": "ECE",
-    "ks": "KS",
-    "mce": "MCE",
-    "log_loss": "log loss",
-    "selective_risk": "selective risk",
-    "classwise_ece": "class-wise ECE",
-}
-
 
 def chosen(text: str | None, *, asked_more: bool) -> tuple[str, ...]:
     """The metrics of ``--metrics``; ECE and Brier where only other options ask for the table.
@@ -37,14 +24,18 @@ def chosen(text: str | None, *, asked_more: bool) -> tuple[str, ...]:
     """
     if text is None:
         return ("ece", "brier") if asked_more else ()
+    from certcal_ext.metrics.registry import METRICS, top_label
+
     words = [word.strip() for word in text.split(",")]
     names = tuple(
-        dict.fromkeys(name for word in words for name in (NAMES[:-1] if word == "all" else (word,)))
+        dict.fromkeys(
+            name for word in words for name in (top_label() if word == "all" else (word,))
+        )
     )
     for name in names:
-        if name not in NAMES:
+        if name not in METRICS:
             raise ValueError(
-                f"--metrics: expected all, or some of {', '.join(NAMES)}, got {name!r}"
+                f"--metrics: expected all, or some of {', '.join(METRICS)}, got {name!r}"
             )
     return names
 
@@ -53,21 +44,28 @@ def curves(
     certificates: Certificates,
     names: Sequence[str],
     radii: Sequence[float],
-    *,
-    population: bool,
-    clip: float | None,
-    **options: Any,
+    validity: dict[str, Any],
+    options: dict[str, Any],
 ) -> list[MetricCurve]:
-    """The bounds, a curve a metric; a population bound only for metrics that have one."""
+    """The bounds, a curve a metric; a population bound only for metrics that have one.
+
+    Args:
+        certificates: the certificates.
+        names: of metrics.
+        radii: the radii.
+        validity: ``scope``, ``delta``, ``joint`` and ``population`` of ``Certificates.bound``.
+        options: its options of metrics.
+    """
+    from certcal_ext.metrics.base import Options
+    from certcal_ext.metrics.registry import METRICS
+
+    chosen = Options.of(**options)
     result = []
     for name in names:
-        if name == "classwise_ece":
-            keep = ("scope", "delta", "joint", "bins", "edges", "closed")
-            of_classes = {key: value for key, value in options.items() if key in keep}
-            result.append(certificates.classwise(radii, **of_classes))
-            continue
-        whole = population and name in _MEANS and not (name == "log_loss" and clip is None)
-        result.append(certificates.bound(name, radii, population=whole, clip=clip, **options))
+        whole = validity["population"] and METRICS[name].no_population(chosen) is None
+        result.append(
+            certificates.bound(name, radii, **{**validity, "population": whole}, **options)
+        )
     return result
 
 
@@ -96,6 +94,8 @@ def records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
 
 def show(found: Sequence[MetricCurve], title: str) -> None:
     """The table on stdout, and below it the sentence that may be quoted."""
+    from certcal_ext.metrics.registry import METRICS
+
     joint = any(curve.joint is not None for curve in found)
     population = any(curve.population is not None for curve in found)
     heads = ["Metric", "Radius", "Samples", "Without attack", "Worst case"]
@@ -103,21 +103,23 @@ def show(found: Sequence[MetricCurve], title: str) -> None:
     heads += ["Population"] if population else []
     rows: list[list[str] | None] = []
     for curve in found:
+        metric = METRICS[curve.metric]
+        bound = _claims.at_least if metric.lowest else _claims.at_most
         for at in range(len(curve)):
             cells = [
-                _TITLES[curve.metric] if at == 0 else "",
+                metric.title if at == 0 else "",
                 _claims.size(curve.radius[at]),
                 _claims.count(curve.samples[at]),
                 _claims.fixed(curve.plain[at]),
-                _claims.at_most(curve.worst[at]),
+                bound(curve.worst[at]),
             ]
             if joint:
                 cells += ["", ""]
                 if curve.joint is not None and curve.method is not None:
-                    cells[-2:] = [_claims.at_most(curve.joint[at]), str(curve.method[at])]
+                    cells[-2:] = [bound(curve.joint[at]), str(curve.method[at])]
             if population:
                 value = float("nan") if curve.population is None else curve.population[at]
-                cells.append(_claims.at_most(value))
+                cells.append(bound(value))
             rows.append(cells)
         rows.append(None)
     print_table(title, heads, rows, left=("Metric", "By"))

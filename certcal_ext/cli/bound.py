@@ -66,7 +66,7 @@ def bound(
         str | None,
         typer.Option(
             help="A second table: all, or some of brier, ece, ks, mce, log_loss, selective_risk, "
-            "classwise_ece (from counts), separated by commas.",
+            "accuracy, classwise_ece (from counts), separated by commas.",
             show_default=False,
         ),
     ] = None,
@@ -92,7 +92,7 @@ def bound(
         typer.Option(
             "--population",
             help="Also for the population that the samples come from (Brier, log loss with --clip, "
-            "selective risk); needs --delta.",
+            "selective risk, accuracy); needs --delta.",
         ),
     ] = False,
     clip: Annotated[
@@ -101,6 +101,12 @@ def bound(
             help="Log loss of confidences reported in [CLIP, 1 - CLIP].", show_default=False
         ),
     ] = None,
+    clip_dtype: Annotated[
+        str,
+        typer.Option(
+            help="float64 or float32: what the deployed model clips in, for the log loss."
+        ),
+    ] = "float64",
     threshold: Annotated[
         float, typer.Option(help="Confidence from which the selective risk accepts.")
     ] = 0.5,
@@ -188,13 +194,8 @@ def bound(
             certificates,
             names,
             listed,
-            population=population,
-            clip=clip,
-            threshold=threshold,
-            scope=scope,
-            delta=delta,
-            joint=joint,
-            **binning,
+            {"scope": scope, "delta": delta, "joint": joint, "population": population},
+            {**binning, "clip": clip, "threshold": threshold, "dtype": clip_dtype},
         )
         models, beside = {}, None
         if compare:

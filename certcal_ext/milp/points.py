@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from certcal_ext.metrics.brier_ece import certified_ece
+from certcal_ext.metrics.ece import certified_ece
 from certcal_ext.milp.program import Bools, Floats, Pieces, Problem, Program, sums
 
 #: How far a point of HiGHS may miss a linear constraint, whose largest coefficient is in [1/2, 1),

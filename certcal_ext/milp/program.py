@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from certcal_ext.bins import Bins
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -70,8 +72,7 @@ class Problem:
 
     def bin_of(self, confidence: Floats) -> NDArray[np.int64]:
         """The bin with fixed edges in which each confidence lies."""
-        side: Literal["left", "right"] = "right" if self.left else "left"
-        return np.searchsorted(self.edges[1:-1], confidence, side).astype(np.int64)
+        return Bins(self.edges, "left" if self.left else "right").index(confidence)
 
     def satisfied(self, confidence: Floats, slack: float = 0.0) -> bool:
         """Whether the linear constraints hold."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.metrics.brier_ece import certified_ece
+from certcal_ext.metrics.ece import certified_ece
 from certcal_ext.milp.points import Point, found_point, plain_points, recursion_points
 from certcal_ext.milp.program import Problem, pieces_of, program_of
 from certcal_ext.milp.solver import (

@@ -13,7 +13,9 @@ from scipy.stats import rankdata
 
 from certcal_ext import _check
 from certcal_ext._rounding import constant_and_skill
-from certcal_ext.metrics.brier_ece import brier, certified_brier, certified_ece, ece
+from certcal_ext.bins import Bins
+from certcal_ext.metrics.brier import brier, certified_brier
+from certcal_ext.metrics.ece import certified_ece, ece
 from certcal_ext.recalibration.fit import fit_constant, fit_isotonic, fit_tradeoff
 from certcal_ext.recalibration.maps import IdentityMap, MixtureMap, RecalibrationMap
 
@@ -157,10 +159,10 @@ def resolution(
     """
     right, points, _ = _check.some_intervals(correct, confidence, confidence)
     _check.require_ordered(points, points)
-    borders = _check.bin_edges(bins, edges)
-    at = np.searchsorted(borders[1:-1], points, "right" if _check.closed_left(closed) else "left")
-    count = np.bincount(at, minlength=borders.size - 1)
-    good = np.bincount(at[right == 1], minlength=borders.size - 1)
+    cells = Bins.of(bins, edges, closed)
+    at = cells.index(points)
+    count = np.bincount(at, minlength=len(cells))
+    good = np.bincount(at[right == 1], minlength=len(cells))
     held = count > 0
     gap = good[held] / count[held] - good.sum() / right.size
     return float((count[held] * gap**2).sum() / right.size)

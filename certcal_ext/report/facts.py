@@ -6,11 +6,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext.bins import Bins
 from certcal_ext.certificates.guarantee import default_radii, largest_radius
 from certcal_ext.report.further import Further, gather_further
 from certcal_ext.report.models import Models, gather_models
@@ -189,7 +190,7 @@ def _main_radius(curve: Curve) -> int:
 def _diagrams(
     chosen: CertifiedSet, edges: NDArray[np.float64], closed: str
 ) -> tuple[Reliability | None, Reliability | None]:
-    from certcal_ext.metrics.brier_ece import certified_ece
+    from certcal_ext.metrics.ece import certified_ece
 
     if len(chosen.lower) == 0 or chosen.correct is None:
         return None, None
@@ -222,9 +223,8 @@ def reliability(
         >>> r.count.tolist(), r.accuracy.tolist()
         ([1, 1], [1.0, 0.0])
     """
-    side: Literal["left", "right"] = "left" if closed == "right" else "right"
     bins = len(edges) - 1
-    where = np.searchsorted(edges[1:-1], confidence, side=side)
+    where = Bins(edges, closed).index(confidence)
     count = np.bincount(where, minlength=bins)
     filled = np.where(count > 0, count, np.nan)
     return Reliability(

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from certcal_ext.certificates.bounds import MetricCurve
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.curve import CertifiedSet
-    from certcal_ext.metrics.selective import CertifiedRiskCoverage
+    from certcal_ext.metrics.risk_coverage import CertifiedRiskCoverage
     from certcal_ext.recalibration.report import RecalibrationReport, ResolutionCurve
     from certcal_ext.recalibration.split import SplitRecalibration
 
 #: Log loss is of confidences reported in [CLIP, 1 - CLIP].
 CLIP = 1e-3
-METRICS = ("ece", "brier", "ks", "mce", "log_loss", "selective_risk")
 THRESHOLD = 0.9
 _LEAST_CERTIFIED = 30  # in each half, for a map to be worth fitting
 
@@ -30,7 +29,7 @@ class Further:
 
     Attributes:
         delta: failure probability of each joint bound, or None where it is not known how often intervals fail.
-        certified: a curve of one radius for each of ``METRICS``, over the certified samples.
+        certified: a curve of one radius for each metric of the top label, over the certified samples.
         everyone: the same over all samples; empty where every sample is certified.
         risk: the certified risk-coverage curve.
         plain_risk: the same without attack, or None where there are no confidences.
@@ -81,15 +80,16 @@ def gather_further(
     Raises:
         ValueError: an argument is out of range.
     """
-    from certcal_ext.metrics.selective import certified_risk_coverage
+    from certcal_ext.metrics.registry import top_label
+    from certcal_ext.metrics.risk_coverage import certified_risk_coverage
 
     risk = delta if certificates.provenance.alpha is not None else None
     options = {"delta": risk, "clip": CLIP, "threshold": THRESHOLD, **binning}
-    certified = tuple(certificates.bound(name, chosen.radius, **options) for name in METRICS)
+    certified = tuple(certificates.bound(name, chosen.radius, **options) for name in top_label())
     everyone: tuple[MetricCurve, ...] = ()
     if len(chosen) < len(certificates):
         everyone = tuple(
-            certificates.bound(name, chosen.radius, scope="all", **options) for name in METRICS
+            certificates.bound(name, chosen.radius, scope="all", **options) for name in top_label()
         )
     point = chosen.confidence
     plain = None if point is None else certified_risk_coverage(chosen.correct, point, point)

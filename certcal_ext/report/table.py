@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from certcal_ext import _claims
+from certcal_ext.metrics.registry import METRICS
+from certcal_ext.report.further import CLIP, THRESHOLD
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.curve import Curve
+    from certcal_ext.metrics.base import Metric
     from certcal_ext.report.facts import Facts
 
 
@@ -90,15 +93,6 @@ def rows(curve: Curve, *, units: bool = True) -> list[list[str]]:
     )
 
 
-_METRICS = {
-    "ece": "Expected calibration error",
-    "brier": "Brier score",
-    "ks": "KS calibration error",
-    "mce": "Maximum calibration error",
-    "log_loss": "Log loss, confidences clipped at 0.001",
-    "selective_risk": "Risk where confidence is at least 0.9",
-}
-
 GAIN_COLUMNS = (
     Column("Other half of the samples", ""),
     Column("Certified Brier", "", "worst"),
@@ -128,24 +122,29 @@ def further_columns(facts: Facts) -> list[Column]:
 
 
 def further_rows(facts: Facts) -> list[list[str]]:
-    """The cells of every metric at the main radius; bounds rounded up."""
+    """The cells of every metric at the main radius; each bound is rounded to its safe side."""
     further = facts.further
     if further is None:
         return []
     rows = []
     for at, curve in enumerate(further.certified):
-        row = [
-            _METRICS[curve.metric],
-            _claims.fixed(curve.plain[0]),
-            _claims.at_most(curve.worst[0]),
-        ]
-        row += [] if curve.joint is None else [_claims.at_most(curve.joint[0])]
+        metric = METRICS[curve.metric]
+        bound = _claims.at_least if metric.lowest else _claims.at_most
+        row = [_named(metric), _claims.fixed(curve.plain[0]), bound(curve.worst[0])]
+        row += [] if curve.joint is None else [bound(curve.joint[0])]
         if further.everyone:
             everyone = further.everyone[at]
-            row.append(_claims.at_most(everyone.worst[0]))
-            row += [] if everyone.joint is None else [_claims.at_most(everyone.joint[0])]
+            row.append(bound(everyone.worst[0]))
+            row += [] if everyone.joint is None else [bound(everyone.joint[0])]
         rows.append(row)
     return rows
+
+
+def _named(metric: Metric) -> str:
+    """The metric with the options that the page takes."""
+    details = {"clip": f", confidences clipped at {CLIP}", "threshold": f", from {THRESHOLD} on"}
+    words = metric.words + "".join(details.get(option, "") for option in metric.uses)
+    return words[:1].upper() + words[1:]
 
 
 def gain_rows(facts: Facts) -> list[list[str]]:
