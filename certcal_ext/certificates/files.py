@@ -60,7 +60,7 @@ def _parts(path: str | PathLike[str], options: FileOptions) -> Parts:
         options.refuse(own, "sigma", "n", "alpha", "interval_radius", "interval_norm", "labels_key")
         options.refuse("a file of certificates was made with or without it", "runner_up", "split")
         return read_parquet(path)
-    if _is_npz(path, magic) and _npz_kind(path) in ("counts", None):
+    if _is_npz(path, magic) and _npz_kind(path) in ("counts", "damaged"):
         return _of_counts(read_counts(path, options.labels_key), path, options)
     try:
         whole = None if magic[:2] == b"PK" or magic == b"PAR1" else _whole_json(path)
@@ -98,6 +98,8 @@ def of_columns(
             contradict each other.
     """
     kind = kind_of(columns.cells)
+    if not len(columns):
+        raise ValueError("expected at least one row of values, got none")
     if kind == "log" and columns.has("lower"):
         raise ValueError(
             "a table with radius, lower and upper, and without correct, is neither a log nor intervals"
@@ -146,7 +148,7 @@ def _npz_kind(path: str | PathLike[str]) -> str | None:
     try:
         return kind_of(read_npz(path, ())[1])
     except (OSError, ValueError):
-        return None  # read_counts says why
+        return "damaged"  # read_counts says how
 
 
 def _of_counts(stored: Any, path: str | PathLike[str], options: FileOptions) -> Parts:

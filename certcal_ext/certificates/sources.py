@@ -33,7 +33,8 @@ from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
 #: The failure probability of an interval where nobody says another.
 DEFAULT_ALPHA = 1e-3
 
-_LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
+#: The note of every log.
+LOG_POINT = "confidence: the middle of the counts that the printed radius can stand for"
 
 if TYPE_CHECKING:
     from certcal_ext.stopping.adaptive import AdaptiveResult
@@ -320,7 +321,7 @@ def of_log(
         alpha=risk,
         n=int(each.max()),
         source=os.fspath(path),
-        notes=(_LOG_POINT, *notes),
+        notes=(LOG_POINT, *notes),
     )
     return build(columns, len(decided)), provenance
 

@@ -111,6 +111,7 @@ def read_certificates(path: Path, source: FileOptions, **more: Any) -> Certifica
     """
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.evidence import SHARED_DRAWS, SHARED_MEANING
+    from certcal_ext.certificates.sources import LOG_POINT
 
     options = dataclasses.asdict(source) | more
     try:
@@ -123,7 +124,7 @@ def read_certificates(path: Path, source: FileOptions, **more: Any) -> Certifica
             raise ValueError(said) from error
         raise
     for text in made.provenance.notes:
-        if text not in (SHARED_DRAWS, SHARED_MEANING):  # said below the table
+        if text not in (SHARED_DRAWS, SHARED_MEANING, LOG_POINT):  # said elsewhere
             note(f"certcal: note: {text}")
     return made
 
