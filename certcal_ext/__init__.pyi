@@ -111,7 +111,7 @@ from certcal_ext.recalibration.report import (
     split_halves as split_halves,
     tradeoff_maps as tradeoff_maps,
 )
-from certcal_ext.recalibration.split import (
+from certcal_ext.certificates.recalibrate import (
     SplitRecalibration as SplitRecalibration,
     recalibrate_split as recalibrate_split,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 LEAST_ALPHA = 1e-15
 #: Tables have M x M cells; at this many bins one table takes 335 MB.
 MAX_BINS = 2048
+#: Whole numbers are 64-bit ones.
+MAX_WHOLE = 2**63 - 1
+
+_T = TypeVar("_T")
 
 
 def shown(value: Any) -> str:
@@ -36,7 +40,7 @@ def array(name: str, value: Any) -> NDArray[Any]:
 
     Masked entries are refused: the view would show the numbers that they hide.
     """
-    _refuse_masked(name, value)
+    refuse_masked(name, value)
     if hasattr(value, "detach") and hasattr(
         value, "cpu"
     ):  # a torch tensor, without importing torch
@@ -60,14 +64,15 @@ def array(name: str, value: Any) -> NDArray[Any]:
         ) from error
 
 
-def _refuse_masked(name: str, value: Any) -> None:
+def refuse_masked(name: str, value: Any) -> None:
+    """Raises where NumPy's mask hides entries, at any depth of lists."""
     if isinstance(value, (list, tuple)):
         for item in value:
             if isinstance(item, (list, tuple, np.ma.MaskedArray)):
-                _refuse_masked(name, item)
+                refuse_masked(name, item)
     elif isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
-            f"{name}: expected an array without a mask, got {np.count_nonzero(np.ma.getmaskarray(value))} masked "
+            f"{name}: expected an array without a mask, got {int(np.ma.getmaskarray(value).sum())} masked "
             "entries; leave these samples out"
         )
 
@@ -152,11 +157,25 @@ def intervals(
     """
     right = correct_vector("correct", correct)
     low, high = array("lower", lower), array("upper", upper)
-    if right.size != low.size == high.size:
+    if low.ndim == high.ndim == 1 and right.size != low.size == high.size:
         raise ValueError(
             f"correct: expected {low.size} entries, as lower and upper have, got {right.size}"
         )
     return right, float_vector("lower", low, right.size), float_vector("upper", high, right.size)
+
+
+def points(correct: Any, confidence: Any) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Right or wrong, and confidences in [0, 1], of one length; there may be none."""
+    right = correct_vector("correct", correct)
+    given = vector("confidence", confidence)
+    if given.size and not right.size:
+        raise ValueError(f"correct: expected {given.size} entries, as confidence has, got none")
+    result = float_vector("confidence", given, right.size)
+    good = (result >= 0) & (result <= 1)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(f"confidence: expected values in [0, 1], got {result[row]} in row {row}")
+    return right, result
 
 
 def some_intervals(
@@ -213,21 +232,58 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """One of a few words."""
     allowed = list(options)
     if not isinstance(value, str) or value not in allowed:
-        words = [f'"{option}"' for option in allowed]
-        wanted = " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+        pair = len(allowed) == 2
+        wanted = f'"{allowed[0]}" or "{allowed[1]}"' if pair else f"one of {', '.join(allowed)}"
         raise ValueError(f"{name}: expected {wanted}, got {shown(value)}")
     return str(value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """A bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {shown(value)}")
+    return bool(value)
+
+
+def items(name: str, value: Any) -> tuple[Any, ...]:
+    """What a list, or another collection that is no text, holds."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        try:
+            return tuple(value)
+        except TypeError:  # of an array without axes
+            pass
+    raise TypeError(f"{name}: expected a list, got {type(value).__name__} {shown(value)}")
+
+
+def instance(name: str, value: Any, kind: type[_T]) -> _T:
+    """An object of one class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def like(name: str, value: Any, kind: str, *parts: str) -> None:
+    """Raises unless an object has the parts that an interface asks for."""
+    if isinstance(value, type) or not all(hasattr(value, part) for part in parts):
+        raise TypeError(f"{name}: expected a {kind}, got {type(value).__name__}")
+
+
+def position(name: str, value: Any, size: int) -> int:
+    """A position among ``size`` entries; negative ones count from the end."""
+    return whole_number(name, value, -size, size - 1)
+
+
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """An int from ``least`` to ``most``."""
+    """An int from ``least`` to ``most``, and below 2^63 where that is None."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(
             f"{name}: expected a whole number, got {type(value).__name__} {shown(value)}"
         )
     number = int(value)
-    if number < least or (most is not None and number > most):
-        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+    if not least <= number <= (MAX_WHOLE if most is None else most):
+        limits = f"from {least} to {most}" if most is not None else f"at least {least}"
+        if number > MAX_WHOLE:
+            limits += " and below 2^63" if most is None else ""
         raise ValueError(f"{name}: expected a whole number {limits}, got {shown(number)}")
     return number
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +19,12 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check, _claims
 from certcal_ext.bins import Bins
+from certcal_ext.certificates import files, from_draws, from_others
 from certcal_ext.certificates.bounds import MetricCurve, Validity, metric_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
 from certcal_ext.certificates.evidence import best_lower_ends
+from certcal_ext.certificates.from_draws import Parts
 from certcal_ext.certificates.guarantee import Guarantee, largest_radius, shifts
-from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.rows import RowBounds
 from certcal_ext.certificates.samples import (
@@ -44,8 +48,35 @@ if TYPE_CHECKING:
 __all__ = ["Certificates", "CertifiedSet", "Curve", "MetricCurve", "RowBounds"]
 
 
+P = ParamSpec("P")
+
+
+def _constructor(parts: Callable[P, Parts]) -> classmethod[Certificates, P, Certificates]:
+    """A class method with the words and the signature of a function that makes the two parts of certificates."""
+
+    @functools.wraps(parts)
+    def method(kind: type[Certificates], *args: P.args, **kwargs: P.kwargs) -> Certificates:
+        result = kind(*parts(*args, **kwargs))
+        abstained = int(np.count_nonzero(result.abstained))
+        if abstained > len(result) - abstained:
+            warnings.warn(
+                f"{abstained} of {len(result)} samples abstain; {result.best_radius_words()}",
+                stacklevel=2,
+            )
+        return result
+
+    method.__name__ = f"from_{parts.__name__}"
+    method.__qualname__ = f"Certificates.{method.__name__}"
+    own = inspect.signature(parts)
+    first = inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[first, *own.parameters.values()], return_annotation="Certificates"
+    )
+    return classmethod(method)
+
+
 @dataclass(frozen=True, eq=False)
-class Certificates(CertificateMakers):
+class Certificates:
     """Confidence certificates, one row a sample that was drawn for, abstained ones too.
 
     Theorem (Cohen et al., ICML 2019; Kumar et al., NeurIPS 2020): if the confidence of a classifier
@@ -71,6 +102,15 @@ class Certificates(CertificateMakers):
 
     table: pa.Table
     provenance: Provenance
+
+    from_counts = _constructor(from_draws.counts)
+    from_votes = _constructor(from_draws.votes)
+    from_scores = _constructor(from_draws.scores)
+    from_adaptive = _constructor(from_draws.adaptive)
+    from_npz = _constructor(from_others.npz)
+    from_cohen_log = _constructor(from_others.cohen_log)
+    from_intervals = _constructor(from_others.intervals)
+    from_file = _constructor(files.file)
 
     def __post_init__(self) -> None:
         """Checks the table, whether it came from a caller or from a file."""
@@ -118,8 +158,8 @@ class Certificates(CertificateMakers):
         their draws elsewhere: wrong ones are missing, and averages over the others look good. Over all samples (scope "all")
         any radius may be asked for.
         """
-        told = self.table.column("correct").null_count < len(self)
-        return self.provenance.planned_radii if told else None
+        labelled = self.table.column("correct").null_count < len(self)
+        return self.provenance.planned_radii if labelled else None
 
     @property
     def recalibration(self) -> RecalibrationMap | None:
@@ -182,9 +222,9 @@ class Certificates(CertificateMakers):
             ValueError: ``radius`` is negative or not finite, above the one that the intervals hold
                 at, or none that the run was planned for (``planned_radii``).
         """
-        reach = _check.radius("radius", radius)
-        self._require_reach(np.array([reach]), "certified")
-        return self._guarantee.at(reach)
+        size = _check.radius("radius", radius)
+        self._require_allowed(np.array([size]), "certified")
+        return self._guarantee.at(size)
 
     def rows_at(self, radius: float) -> RowBounds:
         """Every sample under attacks of a radius, the uncertified ones too.
@@ -200,9 +240,9 @@ class Certificates(CertificateMakers):
             ValueError: ``radius`` is negative or not finite, or above the one that the intervals
                 hold at.
         """
-        reach = _check.radius("radius", radius)
-        self._require_reach(np.array([reach]), "all")
-        return self._guarantee.rows(reach)
+        size = _check.radius("radius", radius)
+        self._require_allowed(np.array([size]), "all")
+        return self._guarantee.rows(size)
 
     def brier(self, radii: Any, **options: Any) -> NDArray[np.float64]:
         """(R,) exact worst-case Brier scores.
@@ -319,19 +359,18 @@ class Certificates(CertificateMakers):
         asked = _check.radii("radii", radii)
         cells = Bins.of(bins, edges, closed)
         right = correct_rows(self.table)
-        self._require_reach(asked, "certified")
-        known = self._guarantee
-        if known.fused:
-            reach = shifts(asked, self.provenance)
-            result = smoothing_curve(known.groups, right, asked, reach, cells)
+        self._require_allowed(asked, "certified")
+        if self._guarantee.fused:
+            shift = shifts(asked, self.provenance)
+            result = smoothing_curve(self._guarantee.groups, right, asked, shift, cells)
         else:
-            sets = [known.at(float(radius)) for radius in asked]
+            sets = [self._guarantee.at(float(radius)) for radius in asked]
             result = curve_of_sets(sets, len(self), cells)
         empty = result.radius[result.certified == 0]
         if empty.size:
             warnings.warn(
                 "no sample is certified at radius "
-                f"{_claims.written(empty.min())}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
+                f"{_claims.written(empty.min())}{' and above' if empty.size > 1 else ''}; {self.best_radius_words()}",
                 stacklevel=2,
             )
         return result
@@ -387,11 +426,11 @@ class Certificates(CertificateMakers):
             ValueError: another scope, or a radius that may not be asked for.
         """
         _check.choice("scope", scope, SCOPES)
-        self._require_reach(radii, scope)
+        self._require_allowed(radii, scope)
         kind = AllClasses if of_classes else TopLabel
         return kind(self.table, self.provenance, self._guarantee, scope)
 
-    def _require_reach(self, radii: NDArray[np.float64], scope: str) -> None:
+    def _require_allowed(self, radii: NDArray[np.float64], scope: str) -> None:
         planned = self.planned_radii if scope == "certified" else None
         if planned is not None and not np.isin(radii, planned).all():
             other = radii[~np.isin(radii, planned)][0]
@@ -400,15 +439,15 @@ class Certificates(CertificateMakers):
                 "samples stopped early with the help of their labels, which choose who is certified at other radii; ask for "
                 'all samples (scope="all"), or plan for this radius'
             )
-        reach = None if self._guarantee.smoothed else self.provenance.radius
-        if reach is not None and radii.max() > reach:
+        most = None if self._guarantee.smoothed else self.provenance.radius
+        if most is not None and radii.max() > most:
             raise ValueError(
-                f"radius: expected at most {reach}, the radius that these intervals hold at, got "
+                f"radius: expected at most {most}, the radius that these intervals hold at, got "
                 f"{radii.max()}"
             )
 
-    def reach_words(self) -> str:
-        """How far these draws could reach, in words, for warnings."""
+    def best_radius_words(self) -> str:
+        """``best_radius`` in a sentence, for warnings."""
         made = self.provenance
         return (
             f"the best radius that n = {made.n} and alpha = {_claims.failure(made.alpha or 1.0)} could ever give is "

@@ -44,7 +44,7 @@ SHARED_MEANING = (
 NOT_OF_VOTES = "these radii do not stand for votes of one number of draws"
 
 #: The note of a run that stopped early and was told the labels (docs/fewer-draws.md).
-TOLD_LABELS = (
+LABELS_CHOSE = (
     "the run stopped samples early and used their labels, so which samples are certified depends on the labels; bounds over "
     "all samples (scope all) do not rest on that choice"
 )

@@ -12,7 +12,7 @@ import numpy as np
 from certcal_ext import _check
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.certificates.curve import CertifiedSet
-from certcal_ext.recalibration.fit import fit_recalibration, fit_tradeoff
+from certcal_ext.recalibration.fit import KINDS, fit_recalibration, fit_tradeoff
 from certcal_ext.recalibration.maps import RecalibrationMap
 from certcal_ext.recalibration.report import (
     RecalibrationReport,
@@ -54,8 +54,8 @@ class SplitRecalibration:
             binning: ``bins``, ``edges`` and ``closed`` of the ECE.
         """
         rows: list[RecalibrationReport | None] = []
-        for radius in radii:
-            chosen = self.plain.at(radius)
+        for radius in _check.radii("radii", radii):
+            chosen = self.plain.at(float(radius))
             if not len(chosen):
                 rows.append(None)
                 continue
@@ -98,8 +98,7 @@ def halves(certificates: Certificates, seed: int = 0) -> tuple[Certificates, Cer
         TypeError: an argument of the wrong kind.
         ValueError: certificates that are recalibrated already, or too few for two halves.
     """
-    if not isinstance(certificates, Certificates):
-        raise TypeError(f"certificates: expected Certificates, got {type(certificates).__name__}")
+    _check.instance("certificates", certificates, Certificates)
     if certificates.recalibration is not None:
         raise ValueError("certificates: expected ones that are not recalibrated yet")
     in_fit = split_halves(certificates.table.column("index").to_numpy(), seed)
@@ -161,6 +160,7 @@ def recalibrate_split(
             f"radius: expected one that both halves hold certified samples at, got {reach:g}"
         )
     correct, lower, upper, confidence = _columns(chosen)
+    _check.choice("kind", kind, (*KINDS, "tradeoff"))
     mapping: RecalibrationMap
     if kind == "tradeoff":
         mapping = fit_tradeoff(correct, lower, upper, confidence, share)
