@@ -249,12 +249,7 @@ def smoothing_curve(
         core.summarize(
             tables, clean, brier, cells.edges, summary[begin : begin + step], threads=threads
         )
-    certified, right = summary[:, 0], summary[:, 1]
-    metrics = np.where(certified[:, None] > 0, summary[:, 2:], np.nan)
-    accuracy = np.divide(right, certified, out=np.full(count, np.nan), where=certified > 0)
-    return _curve(
-        radii, certified.astype(np.int64), correct.size, right, accuracy, *metrics.T.copy()
-    )
+    return _curve(radii, correct.size, summary)
 
 
 def curve_of_sets(sets: list[CertifiedSet], total: int, cells: Bins) -> Curve:
@@ -268,37 +263,28 @@ def curve_of_sets(sets: list[CertifiedSet], total: int, cells: Bins) -> Curve:
     Returns:
         ``Curve``.
     """
-    rows = np.full((len(sets), 7), np.nan)
-    for row, chosen in zip(rows, sets, strict=True):
+    summary = np.full((len(sets), 6), np.nan)
+    for row, chosen in zip(summary, sets, strict=True):
         row[:2] = len(chosen), 0
         if not len(chosen):
             continue
         right, point = chosen.correct, chosen.confidence
         assert right is not None  # labels were asked for before
-        worst = certified_brier(right, chosen.lower, chosen.upper)
         row[1] = np.count_nonzero(right)
-        row[2] = worst.accuracy
         if point is not None:
-            row[3] = ece(right, point, cells)
-            row[5] = plain_brier_score(right, point)
-        row[4] = certified_ece(right, chosen.lower, chosen.upper, cells).value
-        row[6] = worst.value
-    radii = np.array([chosen.radius for chosen in sets])
-    columns = rows.T.copy()
-    return _curve(radii, columns[0].astype(np.int64), total, *columns[1:])
+            row[2], row[4] = ece(right, point, cells), plain_brier_score(right, point)
+        row[3] = certified_ece(right, chosen.lower, chosen.upper, cells).value
+        row[5] = certified_brier(right, chosen.lower, chosen.upper).value
+    return _curve(np.array([chosen.radius for chosen in sets]), total, summary)
 
 
-def _curve(
-    radii: NDArray[np.float64],
-    certified: NDArray[np.int64],
-    total: int,
-    right: NDArray[np.float64],
-    accuracy: NDArray[np.float64],
-    plain_ece: NDArray[np.float64],
-    worst_ece: NDArray[np.float64],
-    plain_brier: NDArray[np.float64],
-    worst_brier: NDArray[np.float64],
-) -> Curve:
+def _curve(radii: NDArray[np.float64], total: int, summary: NDArray[np.float64]) -> Curve:
+    """From (R, 6) columns: certified, right ones of these, plain and worst ECE, plain and worst Brier score."""
+    certified, right = summary[:, 0].astype(np.int64), summary[:, 1]
+    plain_ece, worst_ece, plain_brier, worst_brier = np.where(
+        certified[:, None] > 0, summary[:, 2:], np.nan
+    ).T.copy()
+    accuracy = np.divide(right, certified, out=np.full(radii.size, np.nan), where=certified > 0)
     counts = zip(right.tolist(), certified.tolist(), worst_brier.tolist(), strict=True)
     yardstick = [constant_and_skill(int(hits), n, bound) for hits, n, bound in counts]
     constant, skill = np.array(yardstick, np.float64).reshape(-1, 2).T.copy()
