@@ -19,6 +19,8 @@ from reference import worst_brier
 from scipy.optimize import nnls
 
 import certcal_ext as cc
+from certcal_ext.metrics.auroc import auroc, certified_auroc
+from certcal_ext.metrics.resolution import resolution
 from certcal_ext.recalibration.fit import (
     KINDS,
     fit_beta,
@@ -38,10 +40,7 @@ from certcal_ext.recalibration.maps import (
     StepMap,
 )
 from certcal_ext.recalibration.report import (
-    auroc,
-    certified_auroc,
     recalibration_report,
-    resolution,
     resolution_curve,
     split_halves,
     tradeoff_maps,

@@ -54,8 +54,7 @@ P = ParamSpec("P")
 def _constructor(parts: Callable[P, Parts]) -> classmethod[Certificates, P, Certificates]:
     """A class method with the words and the signature of a function that makes the two parts of certificates."""
 
-    @functools.wraps(parts)
-    def method(kind: type[Certificates], *args: P.args, **kwargs: P.kwargs) -> Certificates:
+    def method(kind: type[Certificates], /, *args: P.args, **kwargs: P.kwargs) -> Certificates:
         result = kind(*parts(*args, **kwargs))
         abstained = int(np.count_nonzero(result.abstained))
         if abstained > len(result) - abstained:
@@ -65,6 +64,7 @@ def _constructor(parts: Callable[P, Parts]) -> classmethod[Certificates, P, Cert
             )
         return result
 
+    functools.update_wrapper(method, parts)
     method.__name__ = f"from_{parts.__name__}"
     method.__qualname__ = f"Certificates.{method.__name__}"
     own = inspect.signature(parts)
@@ -140,10 +140,10 @@ class Certificates:
     @property
     def best_radius(self) -> float | None:
         """The largest radius that a row of n draws could ever have, with all votes, rounded down; None without draws."""
-        made = self.provenance
-        if not self._guarantee.smoothed or None in (made.n, made.alpha):
+        provenance = self.provenance
+        if not self._guarantee.smoothed or None in (provenance.n, provenance.alpha):
             return None
-        return radius_of(best_lower_ends(self.table, made), made.sigma or 0.0)
+        return radius_of(best_lower_ends(self.table, provenance), provenance.sigma or 0.0)
 
     @property
     def largest_radius(self) -> float:
@@ -200,10 +200,10 @@ class Certificates:
             TypeError: neither booleans nor whole numbers.
             ValueError: a mask of another length, positions out of range, or no row chosen.
         """
-        given = _check.vector("rows", rows)
-        if given.dtype == np.bool_:
-            given = np.flatnonzero(_check.vector("rows", given, len(self)))
-        where = _check.int_vector("rows", given)
+        positions = _check.vector("rows", rows)
+        if positions.dtype == np.bool_:
+            positions = np.flatnonzero(_check.vector("rows", positions, len(self)))
+        where = _check.int_vector("rows", positions)
         if where.size and not (where.min() >= 0 and where.max() < len(self)):
             raise ValueError(f"rows: expected positions from 0 to {len(self) - 1}")
         return Certificates(self.table.take(pa.array(where)).combine_chunks(), self.provenance)
@@ -319,11 +319,11 @@ class Certificates:
             array([0.507])
         """
         asked = _check.radii("radii", radii)
-        measure, chosen = metric_of(metric), Options.of(**options)
+        measure, settings = metric_of(metric), Options.of(**options)
         validity = Validity.of(delta, joint, population)
-        validity.require(measure, chosen, self.provenance)
+        validity.require(measure, settings, self.provenance)
         source = self.source(scope, asked, of_classes=measure.of_classes)
-        return metric_curve(source, measure, asked, chosen, validity)
+        return metric_curve(source, measure, asked, settings, validity)
 
     def classwise(self, radii: Any, **options: Any) -> MetricCurve:
         """The class-wise calibration error over radii: ``bound`` with "classwise_ece".
@@ -448,8 +448,6 @@ class Certificates:
 
     def best_radius_words(self) -> str:
         """``best_radius`` in a sentence, for warnings."""
-        made = self.provenance
-        return (
-            f"the best radius that n = {made.n} and alpha = {_claims.failure(made.alpha or 1.0)} could ever give is "
-            f"{_claims.size(self.best_radius or 0.0, 4)}"
-        )
+        draws, alpha = self.provenance.n, _claims.failure(self.provenance.alpha or 1.0)
+        best = _claims.size(self.best_radius or 0.0, 4)
+        return f"the best radius that n = {draws} and alpha = {alpha} could ever give is {best}"

@@ -55,13 +55,13 @@ def created_now() -> str:
     Raises:
         ValueError: SOURCE_DATE_EPOCH is no such number.
     """
-    given = os.environ.get(_EPOCH)
-    if given is None:
+    seconds = os.environ.get(_EPOCH)
+    if seconds is None:
         return datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
-        return datetime.fromtimestamp(int(given), timezone.utc).isoformat(timespec="seconds")
+        return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError) as error:
-        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {given!r}") from error
+        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {seconds!r}") from error
 
 
 def norm_name(norm: Any) -> str:
@@ -86,7 +86,7 @@ def norm_name(norm: Any) -> str:
     """
     if isinstance(norm, bool) or not isinstance(norm, str | int | float):
         raise TypeError(f'norm: expected a text such as "l2" or "linf", got {norm!r}')
-    text = str(norm).strip()
+    text = norm.strip() if isinstance(norm, str) else _check.shown(norm)
     if not text:
         raise ValueError(f"norm: expected the name of a norm, got {norm!r}")
     return _NORMS.get(text.lower(), text)
@@ -153,10 +153,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         """Checks every field, whether it came from a caller or from a file."""
-        if self.kind not in get_args(Kind):
-            raise ValueError(
-                f"kind: expected one of {', '.join(get_args(Kind))}, got {self.kind!r}"
-            )
+        _check.choice("kind", self.kind, get_args(Kind))
         smoothed = self.kind != "intervals"
         if smoothed or self.sigma is not None:
             _check.positive_number("sigma", self.sigma)
@@ -170,10 +167,8 @@ class Provenance:
         if self.radius is not None:
             _check.radius("radius", self.radius)
         self._settle_norm(smoothed)
-        if self.interval not in (None, *get_args(Interval)):
-            raise ValueError(
-                f"interval: expected one of {', '.join(get_args(Interval))}, got {self.interval!r}"
-            )
+        if self.interval is not None:
+            _check.choice("interval", self.interval, get_args(Interval))
         for name in _TEXTS:
             _require_text(name, getattr(self, name), optional=True)
         _ = self.planned_radii  # raises where the rules of stopping are none
@@ -220,10 +215,14 @@ class Provenance:
             ValueError: no such text, a format newer than this package knows, or a field out of
                 range.
         """
+        if not isinstance(text, (str, bytes)):
+            raise TypeError(f"text: expected str or bytes, got {type(text).__name__}")
         try:
             stored = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"provenance: expected JSON, got {text[:40]!r}") from error
+            raise ValueError(
+                f"text: expected the JSON of a provenance, got {text[:40]!r}"
+            ) from error
         if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
             raise ValueError('provenance: expected a JSON object with a "format" number')
         if stored["format"] > _FORMAT:

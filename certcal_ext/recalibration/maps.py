@@ -105,7 +105,11 @@ class RecalibrationMap(ABC):
             Interval(lower=array([0.25, 0.25]), upper=array([0.25, 0.75]))
         """
         low = _check.float_vector("lower", lower)
-        high = _check.float_vector("upper", upper, low.size)
+        high = _check.float_vector("upper", upper)
+        if low.size != high.size:
+            raise ValueError(
+                f"lower, upper: expected as many upper as lower ends, got {low.size} and {high.size}"
+            )
         _check.require_ordered(low, high)
         return Interval(self._floor(low), self._ceiling(high))
 
@@ -211,9 +215,13 @@ class StepMap(RecalibrationMap):
 
     def __post_init__(self) -> None:
         """Checks the entries, whether they came from a fit, a caller or a file."""
-        given = _check.vector("jumps", self.jumps)
-        jumps = _check.float_vector("jumps", given if given.size else np.zeros(0))
-        levels = _check.float_vector("levels", self.levels, jumps.size + 1)
+        positions = _check.vector("jumps", self.jumps)
+        jumps = _check.float_vector("jumps", positions if positions.size else np.zeros(0))
+        levels = _check.float_vector("levels", self.levels)
+        if levels.size != jumps.size + 1:
+            raise ValueError(
+                f"jumps, levels: expected one level more than jumps, got {jumps.size} and {levels.size}"
+            )
         if not bool(((jumps > 0) & (jumps <= 1)).all() and (np.diff(jumps) > 0).all()):
             raise ValueError("jumps: expected strictly increasing numbers above 0, at most 1")
         if not bool(((levels >= 0) & (levels <= 1)).all() and (np.diff(levels) >= 0).all()):

@@ -219,6 +219,9 @@ def run_adaptive(
     scale = _check.positive_number("sigma", sigma)
     level = _check.failure_probability("alpha", alpha)
     start = _check.whole_number("first_draw", first_draw, 0)
+    _check.like("source", source, "DrawSource", "votes", "__len__")
+    if previous is not None:
+        _check.instance("previous", previous, AdaptiveResult)
     if len(source) == 0:
         raise ValueError("source: expected at least one sample, got none")
     right = None if correct is None else _check.correct_vector("correct", correct, len(source))
@@ -266,11 +269,11 @@ class _Run:
             mine, theirs = getattr(self._stopping, name), getattr(previous.stopping, name)
             if mine != theirs:
                 raise ValueError(f"previous: expected a run with {name}={mine}, got {theirs}")
-        given = (previous.n.size, previous.first_draw, previous.sigma, previous.alpha)
+        theirs = (previous.n.size, previous.first_draw, previous.sigma, previous.alpha)
         wanted = (len(self._source), self._first_draw, self._sigma, self._alpha)
-        if given != wanted:
+        if theirs != wanted:
             raise ValueError(
-                f"previous: expected (samples, first_draw, sigma, alpha) = {wanted}, got {given}"
+                f"previous: expected (samples, first_draw, sigma, alpha) = {wanted}, got {theirs}"
             )
         self._votes, self._n, self._look = (
             part.copy() for part in (previous.votes, previous.n, previous.look)
