@@ -70,7 +70,8 @@ def _batches(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
         )
     if labels is not None:
         raise ValueError(
-            "labels: expected None with a DataLoader, which gives (images, labels) pairs itself"
+            "images, labels: expected None as labels with a DataLoader, which gives (images, labels) pairs itself, got "
+            f"{type(images).__name__} as images"
         )
     for item in images:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
@@ -84,9 +85,10 @@ def image_tensor(images: Any) -> torch.Tensor:
     """A float32 tensor of at least one image; the pixels are not looked at."""
     import torch
 
+    _check.refuse_masked("images", images)
     try:
         tensor = torch.as_tensor(images).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(
             f"images: expected a tensor, got {type(images).__name__}: {error}"
         ) from error

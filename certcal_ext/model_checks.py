@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from certcal_ext import _check
 from certcal_ext.model_state import computed_in, copied_for, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ def checked_allow(allow: Any) -> frozenset[str]:
         TypeError: no collection of names.
         ValueError: a name that is not known.
     """
-    names = [allow] if isinstance(allow, str) else allow
-    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"allow: expected names, got {allow!r}")
+    names = [allow] if isinstance(allow, str) else _check.items("allow", allow)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"allow: expected names, got {_check.shown(allow)}")
     unknown = sorted(set(names) - NOTES.keys())
     if unknown:
         raise ValueError(f"allow: expected some of {', '.join(NOTES)}, got {unknown[0]!r}")

@@ -264,9 +264,9 @@ def test_what_was_allowed_stands_in_the_table(name: str, tmp_path: Path) -> None
     ("allow", "kind", "message"),
     [
         ("dropout", ValueError, "allow: expected some of random, batch_dependent, probabilities"),
-        (3, TypeError, "allow: expected names, got 3"),
+        (3, TypeError, "allow: expected a list, got int 3"),
         ([3], TypeError, r"allow: expected names, got \[3\]"),
-        (None, TypeError, "allow: expected names, got None"),
+        (None, TypeError, "allow: expected a list, got NoneType None"),
     ],
 )
 def test_allow_is_checked(allow: Any, kind: type[Exception], message: str) -> None:

@@ -259,10 +259,10 @@ def test_shared_draws_pay_for_it() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"metric": "auc"}, 'metric: expected "brier", '),
+        ({"metric": "auc"}, "metric: expected one of ece, "),
         ({"scope": "some"}, 'scope: expected "certified" or "all"'),
         ({"delta": 0.0}, "delta: expected a probability"),
-        ({"joint": "none"}, 'joint: expected "best"'),
+        ({"joint": "none"}, "joint: expected one of best"),
         ({"population": True}, "population: expected delta"),
         ({"population": True, "delta": 0.1, "metric": "ece"}, "population: expected a metric"),
         ({"population": True, "delta": 0.1, "metric": "log_loss"}, "clip: expected a number"),

@@ -70,5 +70,5 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="labels: the class-wise error needs them"):
         unlabelled.classwise(0.1)
     kept = cc.Certificates.from_counts(counts, counts.argmax(1), 0.25, keep_counts=True)
-    with pytest.raises(ValueError, match='joint: expected "best"'):
+    with pytest.raises(ValueError, match="joint: expected one of best"):
         kept.classwise(0.1, joint="all")

@@ -173,7 +173,7 @@ def test_more_draws(counts: Path) -> None:
     [
         (("--metrics", "auc"), "--metrics: expected all, or some of"),
         (("--scope", "some"), 'scope: expected "certified"'),
-        (("--metrics", "ece", "--joint", "both"), 'joint: expected "best"'),
+        (("--metrics", "ece", "--joint", "both"), "joint: expected one of best"),
         (("--recalibrate", "spline"), "kind: expected"),
         (
             ("--recalibrate", "isotonic", "--fit-radius", "9"),

@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 
 import certcal_ext as cc
 from certcal_ext.certificates.compare import compare
-from certcal_ext.certificates.evidence import NOT_OF_VOTES, SHARED_DRAWS, LABELS_CHOSE
+from certcal_ext.certificates.evidence import LABELS_CHOSE, NOT_OF_VOTES, SHARED_DRAWS
+from certcal_ext.certificates.recalibrate import halves, recalibrate_split
 from certcal_ext.certificates.validity import failing_intervals
 from certcal_ext.cli import app
 from certcal_ext.cli._recalibrate import split_and_fit
 from certcal_ext.interop.export import certified_radii, export, read_back_alpha
 from certcal_ext.intervals.clopper_pearson import best_radius, clopper_pearson
-from certcal_ext.certificates.recalibrate import halves, recalibrate_split
 from certcal_ext.report.facts import default_radii, gather
 from certcal_ext.stopping.adaptive import ReplayedVotes, run_adaptive
 from certcal_ext.stopping.rules import Stopping

@@ -107,7 +107,7 @@ def test_bad_input() -> None:
         ({"mean": [0.5, 0.95]}, r"mean: expected 0\.9 to 1 in row 0"),
         ({"mean": [np.nan, 0.95]}, "mean: expected"),
         ({"votes": [101, 100]}, "votes: expected 0 to n = 100"),
-        ({"interval": "exact"}, "interval: expected hoeffding"),
+        ({"interval": "exact"}, "interval: expected one of hoeffding"),
         ({"histogram": histogram[:, :1]}, "at least two classes"),
         ({"predicted": [0, -1]}, "predicted: expected classes"),
         ({"sigma": 0.0}, "sigma: expected"),

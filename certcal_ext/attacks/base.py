@@ -7,7 +7,6 @@ import dataclasses
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -206,35 +205,6 @@ def climb(
             best.take(ascent, ascent.value > best.value)
     assert best is not None  # there is at least one start
     return best
-
-
-def confidences(
-    victim: Victim,
-    images: torch.Tensor,
-    ids: NDArray[np.int64],
-    classes: NDArray[np.int64],
-    *,
-    batch_size: int,
-    on_pass: Callable[[int], None] | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The victim's confidence in a class of each image, and whether that class is its prediction.
-
-    Args:
-        victim: the classifier.
-        images: (N, ...) float32.
-        ids: (N,) sample ids.
-        classes: (N,) classes.
-        batch_size: inputs a forward pass.
-        on_pass: called with the number of images that were looked at.
-    """
-    device = victim.device or images.device
-    moved = images.to(device)
-    numbers = torch.from_numpy(np.array(ids)).to(device)
-    rows = torch.from_numpy(np.array(classes)).to(device)
-    scene = Scene(victim, Ball("l2", 0.0), moved, numbers, Rows(rows, rows), batch_size, on_pass)
-    with under_attack(victim.model):
-        seen = scene.look(moved, torch.arange(len(moved), device=device))
-    return seen.confidence.cpu().numpy(), seen.kept.cpu().numpy()
 
 
 def _assess(attack: Attack, scene: Scene, found: torch.Tensor) -> AttackResult:

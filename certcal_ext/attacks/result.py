@@ -174,8 +174,11 @@ class AttackResult:
         """
         if self.images is None or self.clean_images is None:
             raise ValueError("images: this result was read from a file, which holds no images")
-        from certcal_ext.attacks.base import confidences
+        from certcal_ext.attacks.ascent import confidences
+        from certcal_ext.attacks.victims import Victim as AnyVictim
 
+        _check.instance("victim", victim, AnyVictim)
+        _check.whole_number("batch_size", batch_size, 1)
         seen = self.settings.get("seen", {name: self.settings.get(name) for name in _NOISE})
         with reporting(progress, "judging by fresh noises", "images") as report:
             tally = Tally(2 * len(self), report)

@@ -81,8 +81,7 @@ class Victim:
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-        if confidence not in ("scores", "votes"):
-            raise ValueError(f'confidence: expected "scores" or "votes", got {confidence!r}')
+        _check.choice("confidence", confidence, ("scores", "votes"))
         self.model = model
         self.kind: Confidence = confidence
         self.draws = draws

@@ -44,7 +44,7 @@ class Validity:
         """
         _check.choice("joint", joint, JOINT_METHODS)
         risk = None if delta is None else _check.failure_probability("delta", delta)
-        if population and risk is None:
+        if _check.flag("population", population) and risk is None:
             raise ValueError(
                 "population: expected delta with it, the probability that the bound fails"
             )
@@ -120,7 +120,7 @@ class MetricCurve:
         Returns:
             One or two sentences.
         """
-        return sentence(self, at)
+        return sentence(self, _check.position("at", at, self.radius.size))
 
 
 @dataclass(frozen=True, eq=False)

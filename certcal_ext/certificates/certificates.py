@@ -36,14 +36,12 @@ from certcal_ext.certificates.samples import (
 )
 from certcal_ext.certificates.table import read_parquet, validate, write_parquet
 from certcal_ext.intervals.clopper_pearson import radius_of
-from certcal_ext.metrics.base import Options
+from certcal_ext.metrics.base import MetricOptions, Options
 from certcal_ext.metrics.registry import metric_of
 from certcal_ext.recalibration.maps import RecalibrationMap
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from certcal_ext.metrics.base import MetricOptions
 
 __all__ = ["Certificates", "CertifiedSet", "Curve", "MetricCurve", "RowBounds"]
 
@@ -318,6 +316,7 @@ class Certificates:
             >>> certificates.bound("brier", 0.25, scope="all", delta=0.01).joint.round(3)
             array([0.507])
         """
+        _check.options("Certificates.bound", options, MetricOptions)
         asked = _check.radii("radii", radii)
         measure, settings = metric_of(metric), Options.of(**options)
         validity = Validity.of(delta, joint, population)

@@ -14,13 +14,11 @@ from certcal_ext import _check
 from certcal_ext.certificates.bounds import MetricCurve, Validity, metric_curve, read_only
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.metrics.accuracy import METRIC as ACCURACY
-from certcal_ext.metrics.base import Options
+from certcal_ext.metrics.base import MetricOptions, Options
 from certcal_ext.metrics.registry import metric_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from certcal_ext.metrics.base import MetricOptions
 
 COMPARISONS = ("intersection", "all", "certified")
 
@@ -93,6 +91,7 @@ def compare(
         (array([1, 1]), 'a')
     """
     _check.choice("samples", samples, COMPARISONS)
+    _check.options("compare", options, MetricOptions)
     asked = _check.radii("radii", radii)
     measure, settings = metric_of(metric), Options.of(**options)
     aligned = _aligned(models)

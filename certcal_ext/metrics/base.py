@@ -215,14 +215,3 @@ class SignedSumMetric(Metric):
         others = float(np.sum(samples.gap, dtype=np.longdouble))
         total = certified * samples.correct.size + others + sum_of_largest(moved, k)
         return min(1.0, total / len(samples) * (1.0 + 1e-12))
-
-
-def points(correct: Any, confidence: Any) -> tuple[Right, Floats]:
-    """Correctness and confidences without an attack, checked."""
-    right = _check.correct_vector("correct", correct)
-    z = _check.float_vector("confidence", confidence, right.size)
-    good = (z >= 0) & (z <= 1)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise ValueError(f"confidence: expected values in [0, 1], got {z[row]} in row {row}")
-    return right, z

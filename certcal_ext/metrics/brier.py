@@ -12,7 +12,7 @@ import numpy as np
 from certcal_ext import _check, _threads
 from certcal_ext._load import core
 from certcal_ext._rounding import constant_and_skill, rounded_up
-from certcal_ext.metrics.base import Floats, MeanMetric, Options, Right, Samples, points
+from certcal_ext.metrics.base import Floats, MeanMetric, Options, Right, Samples
 from certcal_ext.metrics.state import (
     FRACTION_BITS,
     LOW_BITS,
@@ -103,7 +103,7 @@ def brier(correct: Any, confidence: Any) -> float:
         >>> brier([1, 0], [1.0, 0.5])
         0.125
     """
-    right, z = points(correct, confidence)
+    right, z = _check.points(correct, confidence)
     return certified_brier(right, z, z).value
 
 

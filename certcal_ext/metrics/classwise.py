@@ -167,7 +167,7 @@ def _labelled_intervals(
     low = _columns_of_classes("lower", lower, truth.size)
     high = low if upper is lower else _columns_of_classes("upper", upper, truth.size)
     if low.shape != high.shape:
-        raise ValueError(f"upper: expected shape {low.shape}, as lower has, got {high.shape}")
+        raise ValueError(f"lower, upper: expected one shape, got {low.shape} and {high.shape}")
     good = (truth >= 0) & (truth < low.shape[1])
     if not good.all():
         row = int(np.argmin(good))
@@ -181,8 +181,11 @@ def _labelled_intervals(
 def _columns_of_classes(name: str, value: Any, samples: int) -> NDArray[Any]:
     """An (N, K) array of numbers. The values are not looked at."""
     result = _check.array(name, value)
-    if result.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: expected real numbers, got dtype {result.dtype}")
+    _check.require_kind(name, result, "fiu", "real numbers")
+    if (
+        result.dtype.itemsize > 8
+    ):  # refused where float64 does not hold them; others are converted block by block
+        result = _check.float_array(name, result)
     if result.ndim != 2 or result.shape[0] != samples or not result.shape[1]:
         raise ValueError(
             f"{name}: expected shape ({samples}, K) with at least one class, got {result.shape}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from certcal_ext import _check
 from certcal_ext.bins import Bins
-from certcal_ext.metrics.base import Options, Samples, SignedSumMetric, points
+from certcal_ext.metrics.base import Options, Samples, SignedSumMetric
 from certcal_ext.metrics.ece_table import CertifiedEce, EceTable
 
 __all__ = ["CertifiedEce", "EceState", "EceTable", "certified_ece", "ece"]
@@ -84,7 +84,7 @@ def ece(
         >>> ece([1, 0], [1.0, 0.25])
         0.125
     """
-    right, z = points(correct, confidence)
+    right, z = _check.points(correct, confidence)
     return certified_ece(right, z, z, bins, edges, closed).value
 
 

@@ -232,9 +232,9 @@ def _rows_of_state(state: NDArray[np.int64], edges: NDArray[np.float64]) -> int:
         raise ValueError("state: expected no sum of lower ends above that of the upper ends")
     # Compared in float64, so with a slack that covers its rounding and one unit of fixed point a
     # sample.
-    for word, bin_axis in ((1, 1), (3, 2)):
-        sums = np.ldexp(state[..., word].astype(np.float64), LOW_BITS - FRACTION_BITS)
-        sums += np.ldexp(state[..., word + 1].astype(np.float64), -FRACTION_BITS)
+    for words, bin_axis in ((lower, 1), (upper, 2)):
+        sums = np.ldexp(words[0].astype(np.float64), LOW_BITS - FRACTION_BITS)
+        sums += np.ldexp(words[1].astype(np.float64), -FRACTION_BITS)
         shape = [-1 if axis == bin_axis else 1 for axis in range(3)]
         slack = 1e-12 * counts
         least = counts * edges[:-1].reshape(shape) - slack

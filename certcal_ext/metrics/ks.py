@@ -11,7 +11,7 @@ import numpy as np
 
 from certcal_ext import _check
 from certcal_ext._rounding import rounded_up
-from certcal_ext.metrics.base import Floats, Options, Right, Samples, SignedSumMetric, points
+from certcal_ext.metrics.base import Floats, Options, Right, Samples, SignedSumMetric
 from certcal_ext.metrics.fixed import fixed_ceil, fixed_floor, fraction_bits, running_sums
 from certcal_ext.metrics.state import MAX_ROWS, CertifiedState
 
@@ -111,7 +111,7 @@ def ks(correct: Any, confidence: Any) -> float:
         >>> ks([1, 0], [1.0, 0.25])
         0.125
     """
-    right, z = points(correct, confidence)
+    right, z = _check.points(correct, confidence)
     return certified_ks(right, z, z).value
 
 

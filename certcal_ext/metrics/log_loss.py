@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext._rounding import rounded_up
-from certcal_ext.metrics.base import Floats, MeanMetric, Options, Right, Samples, points
+from certcal_ext.metrics.base import Floats, MeanMetric, Options, Right, Samples
 from certcal_ext.metrics.clip import Clip, rounded_up_from_wide
 from certcal_ext.metrics.state import LOW_BITS, MAX_ROWS, CertifiedState
 
@@ -134,7 +134,7 @@ def log_loss(
         >>> round(log_loss([1, 0], [1.0, 0.5]), 6)
         0.346574
     """
-    right, z = points(correct, confidence)
+    right, z = _check.points(correct, confidence)
     return certified_log_loss(right, z, z, clip, dtype).value
 
 
@@ -196,7 +196,8 @@ class LogLossState(CertifiedState[CertifiedLogLoss]):
         ends = np.array([confidence]), np.array([confidence])
         words = _sums_of(np.array([correct], np.uint8), *ends, self._clip)
         if words[2]:
-            return self._loss(correct, float(np.nextafter(confidence, 0.5)))
+            kind = np.dtype(self._clip.dtype).type
+            return self._loss(correct, float(np.nextafter(kind(confidence), kind(0.5))))
         return (int(words[3]) << LOW_BITS) + int(words[4])
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext._rounding import rounded_up
 from certcal_ext.bins import Bins
-from certcal_ext.metrics.base import Metric, Options, Samples, points
+from certcal_ext.metrics.base import Metric, Options, Samples
 from certcal_ext.metrics.fixed import Fixed, fixed_ceil, fixed_floor, fraction_bits, running_sums
 
 __all__ = ["CertifiedMce", "certified_mce", "mce"]
@@ -132,7 +132,7 @@ def mce(
         >>> mce([1, 0], [1.0, 0.25])
         0.25
     """
-    right, z = points(correct, confidence)
+    right, z = _check.points(correct, confidence)
     return certified_mce(right, z, z, bins, edges, closed).value
 
 

@@ -21,7 +21,7 @@ from certcal_ext.metrics.base import Metric
 #: In the order of tables.
 METRICS: dict[str, Metric] = {
     module.METRIC.name: module.METRIC
-    for module in (brier, ece, ks, mce, log_loss, selective, accuracy, classwise)
+    for module in (ece, brier, ks, mce, log_loss, selective, accuracy, classwise)
 }
 
 

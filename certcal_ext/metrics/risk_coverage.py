@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext._rounding import ratios_down, ratios_up
-from certcal_ext.metrics.base import Floats, Right, points
+from certcal_ext.metrics.base import Floats, Right
 from certcal_ext.metrics.state import MAX_ROWS, CertifiedState
 
 __all__ = [
@@ -145,7 +145,7 @@ def risk_coverage(correct: Any, confidence: Any, thresholds: Any = None) -> Cert
         >>> curve.thresholds, curve.risk, round(curve.aurc, 12)
         (array([0.5 , 0.75]), array([0.5, 0. ]), 0.25)
     """
-    right, z = points(correct, confidence)
+    right, z = _check.points(correct, confidence)
     return certified_risk_coverage(right, z, z, thresholds)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from certcal_ext import _check
 from certcal_ext._rounding import rounded_down, rounded_up
 from certcal_ext.intervals.population import population_share
-from certcal_ext.metrics.base import Metric, Options, Samples, points
+from certcal_ext.metrics.base import Metric, Options, Samples
 from certcal_ext.metrics.risk_coverage import RiskCoverageState
 
 __all__ = ["CertifiedSelectiveRisk", "certified_selective_risk", "selective_risk"]
@@ -128,7 +128,7 @@ def selective_risk(correct: Any, confidence: Any, threshold: float) -> Certified
         >>> selective_risk([1, 0, 0], [1.0, 0.5, 0.25], threshold=0.5).risk
         0.5
     """
-    right, z = points(correct, confidence)
+    right, z = _check.points(correct, confidence)
     return certified_selective_risk(right, z, z, threshold)
 
 

@@ -66,8 +66,7 @@ class CertifiedState(ABC, Generic[Result]):
         """
         result = cls(*arguments, **named)
         given = _check.array("state", state)
-        if given.dtype.kind not in "iu":
-            raise TypeError(f"state: expected integers, got dtype {given.dtype}")
+        _check.require_kind("state", given, "iu", "integers")
         if given.shape != result._state.shape:
             raise ValueError(f"state: expected shape {result._state.shape}, got {given.shape}")
         result._state[...] = given

@@ -171,9 +171,13 @@ def _precision(dtype: Any, images: Any) -> str:
     if dtype is None:
         return "float32"
     names = PRECISIONS if _tensors.is_tensor(images) else PRECISIONS[:2]
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None)
+    if name is None:
+        name = _check.shown(dtype) if isinstance(dtype, int) else str(dtype)
     name = name.removeprefix("torch.")
     if name not in names:
         kind = "tensor" if _tensors.is_tensor(images) else "NumPy array"
-        raise TypeError(f"dtype: expected {' or '.join(names)} for a {kind}, got {dtype!r}")
+        raise TypeError(
+            f"dtype: expected {' or '.join(names)} for a {kind}, got {_check.shown(dtype)}"
+        )
     return name

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext._images import image_tensor
 from certcal_ext.smoothing.noise import MAX_DRAWS
 from certcal_ext.smoothing.sampling import Sampler
 
@@ -58,10 +59,14 @@ class VoteSource:
         batch_size: int = 1024,
         on_draws: Callable[[int], None] = lambda draws: None,
     ) -> None:
+        import torch
+
+        _check.instance("model", model, torch.nn.Module)
+        _check.whole_number("num_classes", num_classes, 1)
         self._sampler = Sampler(model, num_classes, sigma, seed, batch_size, on_draws)
         self._num_classes = num_classes
         self._batch_size = batch_size
-        self._images = images
+        self._images = image_tensor(images)
         self._ids = np.arange(len(images), dtype=np.int64) if sample_ids is None else sample_ids
 
     def __len__(self) -> int:

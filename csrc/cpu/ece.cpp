@@ -94,8 +94,8 @@ class BinsOfCells {
   const int32_t* data() const { return bin_.data(); }
 
  private:
-  static constexpr int kLeastCells = 1 << 11;
-  static constexpr int kCellsPerBin = 8;
+  static constexpr int kLeastCells = 1 << 12;
+  static constexpr int kCellsPerBin = 32;
 
   int cells_;
   std::vector<int32_t> bin_;
