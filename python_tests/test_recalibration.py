@@ -289,7 +289,7 @@ def test_arguments_of_maps_are_checked() -> None:
         step.upper_image(["high"])
     with pytest.raises(ValueError, match="lower <= upper"):
         step.image([0.5], [0.4])
-    with pytest.raises(ValueError, match="upper: expected 1 entries"):
+    with pytest.raises(ValueError, match="expected as many upper as lower ends"):
         step.image([0.5], [0.6, 0.7])
     with pytest.raises(ValueError, match="family: expected"):
         LogisticMap("isotonic", 1, 1, 0)

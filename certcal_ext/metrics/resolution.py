@@ -12,7 +12,11 @@ from certcal_ext.bins import Bins
 
 
 def resolution(
-    correct: Any, confidence: Any, bins: int = 15, edges: Any = None, closed: str = "right"
+    correct: Any,
+    confidence: Any,
+    bins: int | Bins = 15,
+    edges: Any = None,
+    closed: str = "right",
 ) -> float:
     """The resolution of the Brier score: sum_m (n_m / N) (acc_m - acc)^2 over the bins of the ECE.
 

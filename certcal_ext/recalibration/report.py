@@ -158,7 +158,10 @@ def recalibration_report(
         >>> report.before.certified_brier.__round__(3), report.after.certified_brier
         (0.205, 0.0)
     """
-    _check.instance("recalibration", recalibration, RecalibrationMap)
+    if not isinstance(recalibration, RecalibrationMap):
+        raise TypeError(
+            f"recalibration: expected a RecalibrationMap, got {type(recalibration).__name__}"
+        )
     right, low, high = _check.some_intervals(correct, lower, upper)
     points = _check.float_vector("confidence", confidence, right.size)
     cells = Bins.of(bins, edges, closed)
@@ -302,6 +305,6 @@ def resolution_curve(
     ]
     names = ("resolution", "auroc", "certified_brier", "certified_ece", "brier", "ece")
     arrays = {name: np.array([getattr(r.after, name) for r in reports]) for name in names}
-    for values in arrays.values():
-        values.flags.writeable = False
+    for array in arrays.values():
+        array.flags.writeable = False
     return ResolutionCurve(**arrays, constant_brier=reports[0].constant_brier)
