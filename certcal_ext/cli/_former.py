@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from certcal_ext.certificates.file_options import FileOptions
     from certcal_ext.cli._options import Table
     from certcal_ext.cli._tables import Part
+    from certcal_ext.cli.recalibrate import Gain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class FormerOptions:
                 words = shlex.join(["certcal", command, str(file), *more])
                 note(f"certcal: note: bound --{option} is a subcommand of its own now: {words}")
 
-    def gain(self, table: Table, asked: list[float] | None) -> recalibrate.Gain | None:
+    def gain(self, table: Table, asked: list[float] | None) -> Gain | None:
         """The recalibration that is asked for."""
         if self.recalibrate is None:
             return None
