@@ -31,7 +31,7 @@ from certcal_ext.metrics.base import Options, Samples
 from certcal_ext.metrics.registry import METRICS, top_label
 from certcal_ext.recalibration.maps import StepMap
 from certcal_ext.report.facts import gather
-from certcal_ext.report.table import further_rows
+from certcal_ext.report.numerals import metric_rows
 
 TOP_LABEL = top_label()
 
@@ -390,5 +390,5 @@ def test_a_new_metric_is_one_object(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     rows = {row["metric"]: row for row in json.loads(printed.stdout)["metrics"]}
     assert rows["squared_accuracy"]["joint"] == value.joint[0]
     assert "accuracy squared" in CliRunner().invoke(app, line, env={"COLUMNS": "400"}).stdout
-    page = further_rows(gather(made, radius=0.1, delta=0.01))
+    page = metric_rows(gather(made, radius=0.1, delta=0.01))
     assert "Square of the accuracy" in [row[0] for row in page]
