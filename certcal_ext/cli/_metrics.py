@@ -137,10 +137,8 @@ def equal_mass(certificates: Certificates, bins: int, edges: object) -> list[flo
 
     if edges is not None:
         raise ValueError("--equal-mass: expected without --edges")
-    confidence = certificates.table.column("confidence").drop_null().to_numpy()
-    if not confidence.size:
+    confidence = certificates.confidence
+    if confidence is None:
         raise ValueError("--equal-mass: these certificates hold no confidences without attack")
-    if certificates.recalibration is not None:
-        confidence = certificates.recalibration(confidence)
-    result: list[float] = equal_mass_edges(confidence, bins).tolist()
+    result: list[float] = equal_mass_edges(confidence[confidence >= 0], bins).tolist()
     return result
