@@ -20,6 +20,7 @@ from certcal_ext.certificates.provenance import Provenance as Provenance
 from certcal_ext.certificates.recalibrate import (
     SplitRecalibration as SplitRecalibration,
     recalibrate_split as recalibrate_split,
+    stack_split as stack_split,
 )
 from certcal_ext.certificates.rows import RowBounds as RowBounds
 from certcal_ext.intervals.clopper_pearson import clopper_pearson as clopper_pearson
@@ -113,6 +114,11 @@ from certcal_ext.recalibration.report import (
     resolution_curve as resolution_curve,
     split_halves as split_halves,
     tradeoff_maps as tradeoff_maps,
+)
+from certcal_ext.recalibration.row_maps import (
+    LabelMaps as LabelMaps,
+    RowMap as RowMap,
+    StackMap as StackMap,
 )
 from certcal_ext.smoothing.classifier import SmoothedClassifier as SmoothedClassifier
 from certcal_ext.smoothing.noise import add_noise as add_noise

@@ -488,11 +488,11 @@ def test_every_number_of_an_export(kind: str, tmp_path: Path) -> None:
 
 def test_what_is_said_of_a_radius_holds_for_the_decimal() -> None:
     """0.3 as a float64 lies below three tenths; the shift covers both."""
-    from certcal_ext.certificates.guarantee import shifts
+    from certcal_ext.certificates.rows import shifts
 
     generator = np.random.default_rng(1)
     for sigma in (0.25, 0.12, 1 / 3):
         made = Certificates.from_counts([[90, 10]], [0], sigma)
         for text in (f"{value:.3g}" for value in 10 ** generator.uniform(-6, 2, 2000)):
-            shift = float(shifts(np.array([float(text)]), made.provenance)[0])
+            shift = float(shifts(np.array([float(text)]), made.provenance.sigma)[0])
             assert Fraction(shift) * Fraction(sigma) >= Fraction(text)

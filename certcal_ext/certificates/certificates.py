@@ -24,9 +24,9 @@ from certcal_ext.certificates.bounds import MetricCurve, Validity, metric_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
 from certcal_ext.certificates.evidence import best_lower_ends
 from certcal_ext.certificates.from_draws import Parts
-from certcal_ext.certificates.guarantee import Guarantee, largest_radius, shifts
+from certcal_ext.certificates.guarantee import Guarantee, largest_radius
 from certcal_ext.certificates.provenance import Provenance
-from certcal_ext.certificates.rows import RowBounds
+from certcal_ext.certificates.rows import RowBounds, shifts
 from certcal_ext.certificates.samples import (
     SCOPES,
     AllClasses,
@@ -39,6 +39,7 @@ from certcal_ext.intervals.clopper_pearson import radius_of
 from certcal_ext.metrics.base import MetricOptions, Options
 from certcal_ext.metrics.registry import metric_of
 from certcal_ext.recalibration.maps import RecalibrationMap
+from certcal_ext.recalibration.row_maps import RowMap
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -160,11 +161,16 @@ class Certificates:
         return self.provenance.planned_radii if labelled else None
 
     @property
-    def recalibration(self) -> RecalibrationMap | None:
-        """The monotone map that confidences go through, or None."""
-        return self._guarantee.recalibration
+    def confidence(self) -> NDArray[np.float64] | None:
+        """(N,) confidences without an attack, through the map; nan where a row has none, None where no row has one."""
+        return self._guarantee.confidences.all_points
 
-    def recalibrated(self, mapping: RecalibrationMap | None) -> Certificates:
+    @property
+    def recalibration(self) -> RecalibrationMap | RowMap | None:
+        """The monotone map that confidences go through, or None."""
+        return self._guarantee.confidences.map
+
+    def recalibrated(self, mapping: RecalibrationMap | RowMap | None) -> Certificates:
         """The same certificates with confidences that go through a monotone map.
 
         Theorem (this project): a monotone map keeps certificates, [l, u] becomes [g(l), g(u)], whatever
@@ -172,17 +178,40 @@ class Certificates:
         and so does whoever wants their scores to say something of others: fit it on other samples.
 
         Args:
-            mapping: the map, in place of the one these certificates have; None takes it away.
+            mapping: the map, in place of the one these certificates have; None takes it away. A ``RowMap`` may be another
+                one for each predicted class, or for each label of ``grouped``.
 
         Returns:
             ``Certificates``; the map is stored with them.
 
         Raises:
-            TypeError: ``mapping`` is no ``RecalibrationMap``.
+            TypeError: ``mapping`` is no ``RecalibrationMap`` and no ``RowMap``.
+            ValueError: a ``RowMap`` of labels or events that these certificates do not have.
         """
-        if mapping is not None and not isinstance(mapping, RecalibrationMap):
+        if mapping is not None and not isinstance(mapping, (RecalibrationMap, RowMap)):
             raise TypeError(f"mapping: expected a RecalibrationMap, got {type(mapping).__name__}")
-        return self.with_provenance(recalibration=None if mapping is None else mapping.to_json())
+        stored = None if mapping is None else mapping.to_json()
+        result = self.with_provenance(recalibration=stored)
+        _ = result.recalibration  # raises where the rows do not go with the map
+        return result
+
+    def grouped(self, labels: Any) -> Certificates:
+        """The same certificates with a label a row, which a map of confidences may then depend on.
+
+        Args:
+            labels: (N,) whole numbers of at least 0. No attack may be able to change a sample's label: nothing that is
+                computed from pixels stays, unless that is certified itself.
+
+        Returns:
+            ``Certificates``; the labels are stored with them (column ``group``).
+
+        Raises:
+            TypeError: no whole numbers.
+            ValueError: another length, or a label below 0.
+        """
+        column = pa.array(from_draws.class_vector("labels", labels, len(self)), pa.int64())
+        at = self.table.schema.get_field_index("group")
+        return Certificates(self.table.set_column(at, "group", column), self.provenance)
 
     def select(self, rows: Any) -> Certificates:
         """The certificates of some rows.
@@ -223,6 +252,12 @@ class Certificates:
         size = _check.radius("radius", radius)
         self._require_allowed(np.array([size]), "certified")
         return self._guarantee.at(size)
+
+    def events_at(self, radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(n, J) ends of the probabilities of all events of a stack, of the samples of ``at``; errors as there."""
+        size = _check.radius("radius", radius)
+        self._require_allowed(np.array([size]), "certified")
+        return self._guarantee.events(size)
 
     def rows_at(self, radius: float) -> RowBounds:
         """Every sample under attacks of a radius, the uncertified ones too.
@@ -360,7 +395,7 @@ class Certificates:
         right = correct_rows(self.table)
         self._require_allowed(asked, "certified")
         if self._guarantee.fused:
-            shift = shifts(asked, self.provenance)
+            shift = shifts(asked, self.provenance.sigma)
             result = smoothing_curve(self._guarantee.groups, right, asked, shift, cells)
         else:
             sets = [self._guarantee.at(float(radius)) for radius in asked]

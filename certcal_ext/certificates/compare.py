@@ -94,15 +94,15 @@ def compare(
     _check.options("compare", options, MetricOptions)
     asked = _check.radii("radii", radii)
     measure, settings = metric_of(metric), Options.of(**options)
-    aligned = _aligned(models)
+    rows = aligned(models)
     common = {
         float(radius): np.logical_and.reduce(
-            [model.rows_at(radius).certified for model in aligned.values()]
+            [model.rows_at(radius).certified for model in rows.values()]
         )
         for radius in asked
     }
     curves, accuracy = {}, {}
-    for name, model in aligned.items():
+    for name, model in rows.items():
         source = model.source(
             "all" if samples == "all" else "certified", asked, of_classes=measure.of_classes
         )
@@ -115,7 +115,7 @@ def compare(
     return Comparison(metric, samples, read_only(asked.copy()), curves, accuracy)
 
 
-def _require_one_norm(models: Mapping[str, Certificates]) -> None:
+def _require_one_norm(models: Mapping[str, Certificates], argument: str) -> None:
     """Raises unless one radius means the same attacks for every model."""
     (first, norm), *others = ((name, model.provenance.norm) for name, model in models.items())
     for name, other in others:
@@ -125,36 +125,38 @@ def _require_one_norm(models: Mapping[str, Certificates]) -> None:
                 for of, one in ((first, norm), (name, other))
             ]
             raise ValueError(
-                f"models: expected one norm, as a radius means other attacks in another, got {said[0]} and {said[1]}"
+                f"{argument}: expected one norm, as a radius means other attacks in another, got {said[0]} and {said[1]}"
             )
 
 
-def _aligned(models: Mapping[str, Certificates]) -> dict[str, Certificates]:
-    """The same rows in the same order."""
+def aligned(
+    models: Mapping[str, Certificates], argument: str = "models"
+) -> dict[str, Certificates]:
+    """The same rows in the order of ``index``; refused under the name of an argument where they are not the same."""
     if not isinstance(models, Mapping) or len(models) < 2:
-        raise ValueError("models: expected at least two certificates by name")
+        raise ValueError(f"{argument}: expected at least two certificates by name")
     result: dict[str, Certificates] = {}
     first: tuple[str, Any, Any] | None = None
     for name, model in models.items():
         if not isinstance(model, Certificates):
             raise TypeError(
-                f"models: expected Certificates for {name!r}, got {type(model).__name__}"
+                f"{argument}: expected Certificates for {name!r}, got {type(model).__name__}"
             )
-    _require_one_norm(models)
+    _require_one_norm(models, argument)
     for name, model in models.items():
         order = np.argsort(model.table.column("index").to_numpy(), kind="stable")
         sorted_rows = model.select(order)
         index = sorted_rows.table.column("index").to_numpy()
         labels = sorted_rows.table.column("label").to_pylist()
         if np.unique(index).size != index.size:
-            raise ValueError(f"models: expected each sample once, got one twice in {name!r}")
+            raise ValueError(f"{argument}: expected each sample once, got one twice in {name!r}")
         if first is None:
             first = name, index, labels
         elif not np.array_equal(index, first[1]):
             raise ValueError(
-                f"models: expected the samples of {first[0]!r} in {name!r} too (column index)"
+                f"{argument}: expected the samples of {first[0]!r} in {name!r} too (column index)"
             )
         elif labels != first[2]:
-            raise ValueError(f"models: expected the labels of {first[0]!r} in {name!r} too")
+            raise ValueError(f"{argument}: expected the labels of {first[0]!r} in {name!r} too")
         result[name] = sorted_rows
     return result

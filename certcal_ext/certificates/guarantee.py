@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext.certificates.confidences import Confidences
 from certcal_ext.certificates.curve import (
     CertifiedSet,
     Groups,
@@ -24,14 +25,14 @@ from certcal_ext.certificates.evidence import (
     Ends,
     confidence_band,
     ends_at_level,
+    events,
     selected_by_estimation,
     with_softmax_error,
 )
 from certcal_ext.certificates.provenance import Provenance
-from certcal_ext.certificates.rows import RowBounds, largest_gap
+from certcal_ext.certificates.rows import RowBounds, shifts
 from certcal_ext.certificates.table import matrix, numbers, values_at
 from certcal_ext.intervals.clopper_pearson import Interval
-from certcal_ext.recalibration.maps import RecalibrationMap
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
@@ -65,7 +66,9 @@ class Guarantee:
     @classmethod
     def at_level(cls, table: pa.Table, provenance: Provenance, alpha: float) -> Guarantee | None:
         """The same rows at another alpha; None where the draws are not there, or the level is too small to evaluate."""
-        if alpha < _check.LEAST_ALPHA:
+        count = events(provenance)
+        least = alpha if count == 1 else alpha / count / (provenance.num_classes or 1)
+        if least < _check.LEAST_ALPHA:
             return None
         ends = ends_at_level(table, provenance, alpha)
         return None if ends is None else cls(table, provenance, alpha, ends)
@@ -93,10 +96,9 @@ class Guarantee:
         return group_rows(ends.lower, ends.upper, confidence, votes, margin)
 
     @cached_property
-    def recalibration(self) -> RecalibrationMap | None:
-        """The monotone map that confidences go through, or None."""
-        stored = self._provenance.recalibration
-        return None if stored is None else RecalibrationMap.from_json(stored)
+    def confidences(self) -> Confidences:
+        """How the probabilities of rows become confidences."""
+        return Confidences(self._table, self._provenance, self._alpha)
 
     @property
     def fused(self) -> bool:
@@ -104,7 +106,7 @@ class Guarantee:
         return (
             self.smoothed
             and self._band is None
-            and self.recalibration is None
+            and self._provenance.recalibration is None
             and self.groups.margin is None
         )
 
@@ -132,19 +134,21 @@ class Guarantee:
 
     def intervals(self, rows: NDArray[np.bool_], radius: float) -> Interval:
         """The confidence intervals of the chosen rows under attack, after recalibration; rounded outward."""
-        return self._recalibrated(self._raw(rows, radius))
+        return self.confidences.image(self._raw(rows, radius), rows, radius)
+
+    def events(self, radius: float) -> tuple[Floats, Floats]:
+        """(n, J) ends of all events of the certified rows under attack."""
+        inside = self.certified(radius)
+        return self.confidences.events(self._raw(inside, radius), inside, radius)
 
     def shift(self, radius: float) -> float:
         """Radius over sigma, rounded up; see ``shifts``."""
-        return float(shifts(np.array([radius]), self._provenance)[0])
+        return float(shifts(np.array([radius]), self._provenance.sigma)[0])
 
     def at(self, radius: float) -> CertifiedSet:
         """The certified samples, with their intervals under attack."""
         inside = self.certified(radius)
         lower, upper = self.intervals(inside, radius)
-        confidence = values_at(self._table, "confidence", inside)
-        if confidence is not None and self.recalibration is not None:
-            confidence = self.recalibration(confidence)
         index = self._column("index")[inside]
         for values in (index, lower, upper):
             values.flags.writeable = False
@@ -154,7 +158,7 @@ class Guarantee:
             correct=values_at(self._table, "correct", inside),
             lower=lower,
             upper=upper,
-            confidence=confidence,
+            confidence=self.confidences.points(inside),
             predicted=values_at(self._table, "predicted", inside),
         )
 
@@ -172,12 +176,12 @@ class Guarantee:
         correct = numbers(self._table, "correct")
         gap = None
         if correct is not None:
-            gap = largest_gap(
-                correct.view(np.uint8), *ends, self._image, top=self._provenance.kind != "scores"
-            )
+            top = self._provenance.kind != "scores"
+            gap = self.confidences.gap(ends, radius, correct.view(np.uint8), top)
             missing = self._table.column("predicted").fill_null(0).to_numpy() == -1
             gap = np.where(missing, 1.0, gap)
-        return RowBounds(radius, certified, *self._recalibrated(ends), gap)
+        mapped = self.confidences.image(ends, everyone, radius)
+        return RowBounds(radius, certified, *mapped, gap)
 
     def _raw(self, rows: NDArray[np.bool_], radius: float) -> Interval:
         """Intervals of the chosen rows before recalibration."""
@@ -187,14 +191,6 @@ class Guarantee:
             every = with_softmax_error(self._band.at(self.shift(radius)), self._provenance.num_classes)
             return Interval(every.lower[rows], every.upper[rows])
         return shifted_intervals(self.groups, rows, self.shift(radius))
-
-    def _recalibrated(self, ends: Interval) -> Interval:
-        return ends if self.recalibration is None else self.recalibration.image(*ends)
-
-    def _image(self, values: Floats) -> tuple[Floats, Floats]:
-        if self.recalibration is None:
-            return values, values
-        return self.recalibration.lower_image(values), self.recalibration.upper_image(values)
 
     @cached_property
     def _others(self) -> Guarantee | None:
@@ -226,17 +222,6 @@ _END_COLUMNS = ("p_lower", "p_upper", "prediction_lower", "runner_up_upper")
 #: Beyond this many sigmas every interval of float64 ends is [0, 1].
 _FARTHEST = 10.0
 _MOST_RADII = 13
-
-
-def shifts(radii: Floats, provenance: Provenance) -> Floats:
-    """Radii over sigma, rounded up by more than half a step of the radius.
-
-    One rounded to nearest could certify a little too much. The second step is for the radius itself: 0.3 as a float64 lies
-    below three tenths, and what is said of radius 0.3 has to hold for three tenths.
-    """
-    sigma = np.float64(provenance.sigma or np.nan)  # a smoothed certificate has one
-    up = np.nextafter(np.nextafter(radii / sigma, np.inf), np.inf)
-    return np.where(radii > 0, up, 0.0)
 
 
 def certified_radii(certificates: Certificates) -> NDArray[np.float64]:

@@ -10,18 +10,23 @@ from typing import Any
 import numpy as np
 
 from certcal_ext import _check
+from certcal_ext.bins import Bins
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.certificates.curve import CertifiedSet
+from certcal_ext.certificates.stack import stack
+from certcal_ext.intervals.clopper_pearson import Interval
 from certcal_ext.recalibration.fit import KINDS, fit_recalibration, fit_tradeoff
 from certcal_ext.recalibration.maps import RecalibrationMap
 from certcal_ext.recalibration.report import (
     RecalibrationReport,
     ResolutionCurve,
-    recalibration_report,
+    report_of,
     resolution_curve,
     split_halves,
     tradeoff_maps,
 )
+from certcal_ext.recalibration.row_fits import fit_by_label, fit_stack
+from certcal_ext.recalibration.row_maps import RowMap
 
 _SHARES = tuple(np.linspace(0.0, 1.0, 21))
 
@@ -31,7 +36,7 @@ class SplitRecalibration:
     """A map and the certificates that it was not fitted on.
 
     Attributes:
-        kind: kind of the map that was asked for.
+        kind: kind of the map that was asked for; "stack" of ``stack_split``.
         radius: l2 radius whose worst case the map was fitted to.
         mapping: the map.
         fitting: the half that it was fitted on, as it was.
@@ -41,7 +46,7 @@ class SplitRecalibration:
 
     kind: str
     radius: float
-    mapping: RecalibrationMap
+    mapping: RecalibrationMap | RowMap
     fitting: Certificates
     plain: Certificates
     certified: Certificates
@@ -53,14 +58,23 @@ class SplitRecalibration:
             radii: l2 radii, in pixel units.
             binning: ``bins``, ``edges`` and ``closed`` of the ECE.
         """
-        rows: list[RecalibrationReport | None] = []
-        for radius in _check.radii("radii", radii):
-            chosen = self.plain.at(float(radius))
-            if not len(chosen):
-                rows.append(None)
+        cells = Bins.of(**binning)
+        reports: list[RecalibrationReport | None] = []
+        for radius in _check.radii("radii", radii).tolist():
+            before, after = self.plain.at(radius), self.certified.at(radius)
+            if not len(before):
+                reports.append(None)
                 continue
-            rows.append(recalibration_report(self.mapping, *_columns(chosen), **binning))
-        return rows
+            right, lower, upper, points = _columns(before)
+            stages = (
+                (Interval(lower, upper), points),
+                (
+                    Interval(after.lower, after.upper),
+                    _columns(after)[3],
+                ),
+            )
+            reports.append(report_of(self.mapping.kind, right.view(np.uint8), *stages, cells))
+        return reports
 
     def resolution_curve(self, radius: float, **binning: Any) -> ResolutionCurve:
         """What certified scores cost in resolution: a family of maps from the best without attack to the best under one.
@@ -72,11 +86,7 @@ class SplitRecalibration:
         Raises:
             ValueError: one of the halves holds no sample that is certified at the radius.
         """
-        fit, score = self.fitting.at(radius), self.plain.at(radius)
-        if not len(fit) or not len(score):
-            raise ValueError(
-                f"radius: expected one that both halves hold certified samples at, got {radius}"
-            )
+        fit, score = _both(self.fitting, self.plain, radius)
         maps = tradeoff_maps(*_columns(fit), _SHARES)
         return resolution_curve(maps, *_columns(score), **binning)
 
@@ -99,7 +109,7 @@ def halves(certificates: Certificates, seed: int = 0) -> tuple[Certificates, Cer
         ValueError: certificates that are recalibrated already, or too few for two halves.
     """
     _check.instance("certificates", certificates, Certificates)
-    if certificates.recalibration is not None:
+    if certificates.provenance.recalibration is not None:
         raise ValueError("certificates: expected ones that are not recalibrated yet")
     in_fit = split_halves(certificates.table.column("index").to_numpy(), seed)
     if not in_fit.any() or in_fit.all():
@@ -115,6 +125,9 @@ def recalibrate_split(
     kind: str = "isotonic",
     seed: int = 0,
     share: float = 0.5,
+    *,
+    by: str | None = None,
+    group: Any = None,
 ) -> SplitRecalibration:
     """Fits a monotone map on one half of the samples for a radius, and certifies the other half with it.
 
@@ -130,6 +143,9 @@ def recalibrate_split(
             "identity".
         seed: of the halves.
         share: for "tradeoff", the weight of the certified score, from 0 to 1.
+        by: "predicted" fits a map for each predicted class, which no attack on a certified sample changes; a class with few
+            samples is drawn to the common map. None: one map for all.
+        group: (N,) whole numbers: a map for each of these labels instead. No attack may be able to change them.
 
     Returns:
         ``SplitRecalibration``.
@@ -152,28 +168,103 @@ def recalibrate_split(
         >>> report.after.certified_brier < report.before.certified_brier
         True
     """
-    reach = _check.radius("radius", radius)
-    fitting, plain = halves(certificates, seed)
-    chosen = fitting.at(reach)
-    if not len(chosen) or not len(plain.at(reach)):
-        raise ValueError(
-            f"radius: expected one that both halves hold certified samples at, got {reach:g}"
-        )
-    correct, lower, upper, confidence = _columns(chosen)
+    size = _check.radius("radius", radius)
     _check.choice("kind", kind, (*KINDS, "tradeoff"))
-    mapping: RecalibrationMap
-    if kind == "tradeoff":
+    if by is not None:
+        _check.choice("by", by, ("predicted",))
+    if group is not None:
+        if by is not None:
+            raise ValueError("by: expected None where group is given")
+        _check.instance("certificates", certificates, Certificates)
+        certificates, by = certificates.grouped(group), "group"
+    fitting, plain = halves(certificates, seed)
+    fit, _ = _both(fitting, plain, size)
+    correct, lower, upper, confidence = _columns(fit)
+    mapping: RecalibrationMap | RowMap
+    if by is not None:
+        labels = _labels(fitting, fit, by)
+        mapping = fit_by_label(kind, (correct, lower, upper, confidence), labels, by, share=share)
+    elif kind == "tradeoff":
         mapping = fit_tradeoff(correct, lower, upper, confidence, share)
     else:
         mapping = fit_recalibration(kind, correct, lower, upper)
-    return SplitRecalibration(kind, reach, mapping, fitting, plain, plain.recalibrated(mapping))
+    return SplitRecalibration(kind, size, mapping, fitting, plain, plain.recalibrated(mapping))
 
 
-def _columns(chosen: CertifiedSet) -> tuple[Any, Any, Any, Any]:
-    if chosen.correct is None:
+def stack_split(
+    certificates: Sequence[Certificates], radius: float, seed: int = 0
+) -> SplitRecalibration:
+    """Stacks the votes of several smoothed models into one confidence, fitted on one half and certified on the other.
+
+    The first model predicts. The confidence in its class is a constant, plus increasing functions of each model's
+    probability of that class, plus an offset of the class, fitted to the worst case at the radius by non-negative least
+    squares (``fit_stack``). A model with more noise is moved less by an attack, so it may say more under one.
+
+    Args:
+        certificates: of the same samples (by ``index``, in any order) with the same labels, each of votes of all classes
+            (``from_counts`` with ``keep_counts``); of other models, or other sigmas. See ``stack``.
+        radius: l2 radius whose worst case is made small.
+        seed: of the halves, which are chosen by the samples' ids alone.
+
+    Returns:
+        ``SplitRecalibration``: its plain certificates are the first model's, with an equal part of alpha for each model.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: certificates that cannot be stacked, no labels, or a half with no certified sample at the radius.
+
+    Source:
+        This project (docs/recalibration.md).
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> p, labels = rng.beta(3, 1, 400), np.zeros(400, int)
+        >>> counts = [np.stack([k, 1000 - k], 1) for k in (rng.binomial(1000, p), rng.binomial(1000, p))]
+        >>> made = [
+        ...     Certificates.from_counts(each, labels, sigma, keep_counts=True)
+        ...     for each, sigma in zip(counts, (0.25, 0.5))
+        ... ]
+        >>> (report,) = stack_split(made, radius=0.1).reports([0.1])
+        >>> report.after.certified_brier < report.before.certified_brier
+        True
+    """
+    size = _check.radius("radius", radius)
+    fitting, plain = halves(stack(certificates), seed)
+    fit, _ = _both(fitting, plain, size)
+    correct, *_ = _columns(fit)
+    lower, upper = fitting.events_at(size)
+    mapping = fit_stack(correct, lower, upper, _labels(fitting, fit, "predicted"))
+    return SplitRecalibration("stack", size, mapping, fitting, plain, plain.recalibrated(mapping))
+
+
+def _both(
+    fitting: Certificates, plain: Certificates, radius: float
+) -> tuple[CertifiedSet, CertifiedSet]:
+    """The certified samples of both halves."""
+    fit, score = fitting.at(radius), plain.at(radius)
+    if not len(fit) or not len(score):
+        raise ValueError(
+            f"radius: expected one that both halves hold certified samples at, got {radius:g}"
+        )
+    return fit, score
+
+
+def _labels(certificates: Certificates, certified: CertifiedSet, by: str) -> Any:
+    """(n,) labels of the certified samples."""
+    if by == "predicted":
+        if certified.predicted is None:
+            raise ValueError("predicted: expected the class of every row, and there is none")
+        return certified.predicted
+    return certificates.table.column(by).to_numpy()[
+        certificates.rows_at(certified.radius).certified
+    ]
+
+
+def _columns(certified: CertifiedSet) -> tuple[Any, Any, Any, Any]:
+    if certified.correct is None:
         raise ValueError("labels: recalibration needs them, and there are none")
-    if chosen.confidence is None:
+    if certified.confidence is None:
         raise ValueError(
             "confidence: recalibration needs the ones without attack, and there are none"
         )
-    return chosen.correct, chosen.lower, chosen.upper, chosen.confidence
+    return certified.correct, certified.lower, certified.upper, certified.confidence

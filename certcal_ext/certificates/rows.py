@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+#: Outward images, (rounded down, rounded up), of probabilities.
+Images = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+
 
 @dataclass(frozen=True, eq=False)
 class RowBounds:
@@ -34,8 +37,9 @@ def largest_gap(
     correct: NDArray[np.uint8],
     lower: NDArray[np.float64],
     upper: NDArray[np.float64],
-    image: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]],
+    image: Images,
     top: bool,
+    any_class: Images | None = None,
 ) -> NDArray[np.float64]:
     """(N,) the largest abs(correctness - confidence) that an attack can reach, whatever class it makes the prediction.
 
@@ -46,16 +50,32 @@ def largest_gap(
 
     Args:
         correct: (N,) whether A is right.
-        lower: (N,) lower ends of z.
-        upper: (N,) upper ends of z.
+        lower: (N,) lower ends of z; or (N, J), of J probabilities of A, the first of which is what the prediction is the
+            largest of.
+        upper: likewise, upper ends.
         image: outward images, (rounded down, rounded up), of confidences under the recalibration map.
+        any_class: the same for a row of whichever class; None: ``image``, which does not depend on the class.
         top: whether the prediction is the class of highest confidence (votes), or is chosen otherwise (scores).
 
     Returns:
         The gaps, rounded up.
     """
-    other = image(np.minimum(np.nextafter(1.0 - lower, 2.0), 1.0))[1]  # of another class, at most
+    of_other = image if any_class is None else any_class
+    other = of_other(np.minimum(np.nextafter(1.0 - lower, 2.0), 1.0))[
+        1
+    ]  # of another class, at most
     stays_right = np.nextafter(1.0 - image(lower)[0], 2.0)
-    turns_right = stays_right if top else np.ones_like(lower)
+    least = lower if lower.ndim == 1 else np.where(np.arange(lower.shape[1]) == 0, lower, 0.0)
+    turns_right = np.nextafter(1.0 - of_other(least)[0], 2.0) if top else np.ones(len(lower))
     wrong = np.maximum(image(upper)[1], turns_right)
     return np.minimum(np.maximum(np.where(correct != 0, stays_right, wrong), other), 1.0)
+
+
+def shifts(radii: NDArray[np.float64], sigma: float | None) -> NDArray[np.float64]:
+    """Radii over sigma, rounded up by more than half a step of the radius; nan where there is no sigma.
+
+    One rounded to nearest could certify a little too much. The second step is for the radius itself: 0.3 as a float64 lies
+    below three tenths, and what is said of radius 0.3 has to hold for three tenths.
+    """
+    up = np.nextafter(np.nextafter(radii / np.float64(sigma or np.nan), np.inf), np.inf)
+    return np.where(radii > 0, up, 0.0)

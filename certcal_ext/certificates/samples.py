@@ -134,14 +134,7 @@ class TopLabel(SampleSource):
     @cached_property
     def _confidence(self) -> Floats | None:
         """(N,) point estimates, nan where there is none; None where there are none at all."""
-        point = self.table.column("confidence")
-        if point.null_count == len(point):
-            return None
-        confidence: Floats = point.fill_null(np.nan).to_numpy().copy()
-        if self.guarantee.recalibration is not None:
-            known = ~np.isnan(confidence)
-            confidence[known] = self.guarantee.recalibration(confidence[known])
-        return confidence
+        return self.guarantee.confidences.all_points
 
 
 def correct_rows(table: pa.Table) -> NDArray[np.uint8]:
@@ -223,7 +216,7 @@ class AllClasses(SampleSource):
         counts = matrix(self.table, "counts")
         if counts is None:
             raise ValueError("counts: expected the votes of all classes (keep_counts=True)")
-        if self.guarantee.recalibration is not None:
+        if self.provenance.recalibration is not None:
             raise ValueError("recalibration: expected none, as the map is of the top label only")
         return counts
 

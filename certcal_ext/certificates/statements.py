@@ -17,6 +17,8 @@ from certcal_ext._claims import at_least, at_most, count, size, sure, written
 from certcal_ext.certificates.evidence import how_chosen
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.metrics.registry import metric_of
+from certcal_ext.recalibration.maps import RecalibrationMap
+from certcal_ext.recalibration.row_maps import read_map
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.bounds import MetricCurve
@@ -113,12 +115,29 @@ def classifier(provenance: Provenance) -> str:
         >>> classifier(Provenance(kind="votes", sigma=0.25, alpha=0.001, n=1000))
         'the smoothed classifier (exactly Gaussian noise, sigma 0.25; confidence: its share of votes)'
     """
-    mapped = "" if provenance.recalibration is None else ", after the stored monotone map"
+    mapped = after_map(provenance)
     if provenance.kind == "intervals":
         return f"the classifier that was verified{mapped}"
     confidence = "mean softmax score" if provenance.kind == "scores" else "share of votes"
     noise = f"exactly Gaussian noise, sigma {written(provenance.sigma or 0.0)}"
     return f"the smoothed classifier ({noise}; confidence: its {confidence}{mapped})"
+
+
+def after_map(provenance: Provenance) -> str:
+    """Which map the confidences go through, with a comma before it; empty where there is none."""
+    if provenance.recalibration is None:
+        return ""
+    mapping = read_map(provenance.recalibration)
+    if isinstance(mapping, RecalibrationMap):
+        return ", after the stored monotone map"
+    label = "predicted class" if mapping.by == "predicted" else "group"
+    if mapping.events == 1:
+        return f", after the stored monotone map of its {label}"
+    sigmas = ", ".join(map(written, provenance.event_sigmas or ()))
+    return (
+        f", put together with those of the other models for its class (sigma {sigmas}) by the stored increasing function of "
+        f"its {label}"
+    )
 
 
 def binning(edges: NDArray[np.float64], closed: str) -> str:

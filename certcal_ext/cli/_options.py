@@ -138,12 +138,10 @@ def _equal_mass(certificates: Certificates, bins: int) -> list[float]:
     """Edges of bins that hold equally many clean confidences."""
     from certcal_ext.metrics.edges import equal_mass_edges
 
-    confidence = certificates.table.column("confidence").drop_null().to_numpy()
-    if not confidence.size:
+    confidence = certificates.confidence
+    if confidence is None:
         raise ValueError("--equal-mass: these certificates hold no confidences without attack")
-    if certificates.recalibration is not None:
-        confidence = certificates.recalibration(confidence)
-    result: list[float] = equal_mass_edges(confidence, bins).tolist()
+    result: list[float] = equal_mass_edges(confidence[confidence >= 0], bins).tolist()
     return result
 
 

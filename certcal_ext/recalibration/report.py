@@ -21,6 +21,9 @@ from certcal_ext.metrics.resolution import resolution
 from certcal_ext.recalibration.fit import fit_constant, fit_isotonic, fit_tradeoff
 from certcal_ext.recalibration.maps import IdentityMap, MixtureMap, RecalibrationMap
 
+#: Certified ends of samples, and their confidences without an attack.
+Stage = tuple[Interval, NDArray[np.float64]]
+
 
 def split_halves(index: Any, seed: int = 0) -> NDArray[np.bool_]:
     """Which samples belong to the fitting half; the others are certified on.
@@ -164,14 +167,19 @@ def recalibration_report(
         )
     right, low, high = _check.some_intervals(correct, lower, upper)
     points = _check.float_vector("confidence", confidence, right.size)
-    cells = Bins.of(bins, edges, closed)
-    before = _scores(right, Interval(low, high), points, cells)
-    after = _scores(right, recalibration.image(low, high), recalibration(points), cells)
+    before = Interval(low, high), points
+    after = recalibration.image(low, high), recalibration(points)
+    return report_of(recalibration.kind, right, before, after, Bins.of(bins, edges, closed))
+
+
+def report_of(
+    kind: str, right: NDArray[np.uint8], before: Stage, after: Stage, cells: Bins
+) -> RecalibrationReport:
+    """The report of samples before and after a map of some kind: their certified ends, and confidences without an attack."""
+    scores = [_scores(right, *stage, cells) for stage in (before, after)]
     hits = int(np.count_nonzero(right))
-    constant = constant_and_skill(hits, right.size, before.certified_brier)[0]
-    return RecalibrationReport(
-        recalibration.kind, right.size, hits / right.size, constant, before, after
-    )
+    constant = constant_and_skill(hits, right.size, scores[0].certified_brier)[0]
+    return RecalibrationReport(kind, right.size, hits / right.size, constant, *scores)
 
 
 def _scores(
