@@ -101,7 +101,10 @@ class AttackOptions:
             return attacks.AceAttack(**_WAYS[self.kind], **common)
         if self.kind == "brier":
             return attacks.BrierAttack(**common)
-        binned = {"dece": attacks.DeceAttack, "cce-guided": attacks.CceGuidedAttack}
+        binned: dict[str, type[attacks.DeceAttack | attacks.CceGuidedAttack]] = {
+            "dece": attacks.DeceAttack,
+            "cce-guided": attacks.CceGuidedAttack,
+        }
         if self.kind not in binned:
             raise ValueError(f"--attack: expected one of {', '.join(NAMES)}, got {self.kind!r}")
         return binned[self.kind](bins=self.bins, **common)
