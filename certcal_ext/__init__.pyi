@@ -17,6 +17,10 @@ from certcal_ext.certificates.certificates import Certificates as Certificates
 from certcal_ext.certificates.compare import Comparison as Comparison, compare as compare
 from certcal_ext.certificates.curve import CertifiedSet as CertifiedSet, Curve as Curve
 from certcal_ext.certificates.provenance import Provenance as Provenance
+from certcal_ext.certificates.recalibrate import (
+    SplitRecalibration as SplitRecalibration,
+    recalibrate_split as recalibrate_split,
+)
 from certcal_ext.certificates.rows import RowBounds as RowBounds
 from certcal_ext.intervals.clopper_pearson import clopper_pearson as clopper_pearson
 from certcal_ext.intervals.score_cdf import ScoreBand as ScoreBand, score_band as score_band
@@ -25,6 +29,7 @@ from certcal_ext.intervals.sequences import (
     mixture_interval as mixture_interval,
     union_interval as union_interval,
 )
+from certcal_ext.metrics.auroc import auroc as auroc, certified_auroc as certified_auroc
 from certcal_ext.metrics.brier import (
     BrierState as BrierState,
     CertifiedBrier as CertifiedBrier,
@@ -104,16 +109,10 @@ from certcal_ext.recalibration.maps import (
 from certcal_ext.recalibration.report import (
     RecalibrationReport as RecalibrationReport,
     ResolutionCurve as ResolutionCurve,
-    auroc as auroc,
-    certified_auroc as certified_auroc,
     recalibration_report as recalibration_report,
     resolution_curve as resolution_curve,
     split_halves as split_halves,
     tradeoff_maps as tradeoff_maps,
-)
-from certcal_ext.recalibration.split import (
-    SplitRecalibration as SplitRecalibration,
-    recalibrate_split as recalibrate_split,
 )
 from certcal_ext.smoothing.classifier import SmoothedClassifier as SmoothedClassifier
 from certcal_ext.smoothing.noise import add_noise as add_noise

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +19,12 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check, _claims
 from certcal_ext.bins import Bins
+from certcal_ext.certificates import files, from_draws, from_others
 from certcal_ext.certificates.bounds import MetricCurve, Validity, metric_curve
 from certcal_ext.certificates.curve import CertifiedSet, Curve, curve_of_sets, smoothing_curve
 from certcal_ext.certificates.evidence import best_lower_ends
+from certcal_ext.certificates.from_draws import Parts
 from certcal_ext.certificates.guarantee import Guarantee, largest_radius, shifts
-from certcal_ext.certificates.makers import CertificateMakers
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.rows import RowBounds
 from certcal_ext.certificates.samples import (
@@ -42,8 +46,35 @@ if TYPE_CHECKING:
 __all__ = ["Certificates", "CertifiedSet", "Curve", "MetricCurve", "RowBounds"]
 
 
+P = ParamSpec("P")
+
+
+def _constructor(parts: Callable[P, Parts]) -> classmethod[Certificates, P, Certificates]:
+    """A class method with the words and the signature of a function that makes the two parts of certificates."""
+
+    def method(kind: type[Certificates], /, *args: P.args, **kwargs: P.kwargs) -> Certificates:
+        result = kind(*parts(*args, **kwargs))
+        abstained = int(np.count_nonzero(result.abstained))
+        if abstained > len(result) - abstained:
+            warnings.warn(
+                f"{abstained} of {len(result)} samples abstain; {result.best_radius_words()}",
+                stacklevel=2,
+            )
+        return result
+
+    functools.update_wrapper(method, parts)
+    method.__name__ = f"from_{parts.__name__}"
+    method.__qualname__ = f"Certificates.{method.__name__}"
+    own = inspect.signature(parts)
+    first = inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[first, *own.parameters.values()], return_annotation="Certificates"
+    )
+    return classmethod(method)
+
+
 @dataclass(frozen=True, eq=False)
-class Certificates(CertificateMakers):
+class Certificates:
     """Confidence certificates, one row a sample that was drawn for, abstained ones too.
 
     Theorem (Cohen et al., ICML 2019; Kumar et al., NeurIPS 2020): if the confidence of a classifier
@@ -69,6 +100,15 @@ class Certificates(CertificateMakers):
 
     table: pa.Table
     provenance: Provenance
+
+    from_counts = _constructor(from_draws.counts)
+    from_votes = _constructor(from_draws.votes)
+    from_scores = _constructor(from_draws.scores)
+    from_adaptive = _constructor(from_draws.adaptive)
+    from_npz = _constructor(from_others.npz)
+    from_cohen_log = _constructor(from_others.cohen_log)
+    from_intervals = _constructor(from_others.intervals)
+    from_file = _constructor(files.file)
 
     def __post_init__(self) -> None:
         """Checks the table, whether it came from a caller or from a file."""
@@ -98,10 +138,10 @@ class Certificates(CertificateMakers):
     @property
     def best_radius(self) -> float | None:
         """The largest radius that a row of n draws could ever have, with all votes, rounded down; None without draws."""
-        made = self.provenance
-        if not self._guarantee.smoothed or None in (made.n, made.alpha):
+        provenance = self.provenance
+        if not self._guarantee.smoothed or None in (provenance.n, provenance.alpha):
             return None
-        return radius_of(best_lower_ends(self.table, made), made.sigma or 0.0)
+        return radius_of(best_lower_ends(self.table, provenance), provenance.sigma or 0.0)
 
     @property
     def largest_radius(self) -> float:
@@ -116,8 +156,8 @@ class Certificates(CertificateMakers):
         their draws elsewhere: wrong ones are missing, and averages over the others look good. Over all samples (scope "all")
         any radius may be asked for.
         """
-        told = self.table.column("correct").null_count < len(self)
-        return self.provenance.planned_radii if told else None
+        labelled = self.table.column("correct").null_count < len(self)
+        return self.provenance.planned_radii if labelled else None
 
     @property
     def recalibration(self) -> RecalibrationMap | None:
@@ -158,10 +198,10 @@ class Certificates(CertificateMakers):
             TypeError: neither booleans nor whole numbers.
             ValueError: a mask of another length, positions out of range, or no row chosen.
         """
-        given = _check.vector("rows", rows)
-        if given.dtype == np.bool_:
-            given = np.flatnonzero(_check.vector("rows", given, len(self)))
-        where = _check.int_vector("rows", given)
+        positions = _check.vector("rows", rows)
+        if positions.dtype == np.bool_:
+            positions = np.flatnonzero(_check.vector("rows", positions, len(self)))
+        where = _check.int_vector("rows", positions)
         if where.size and not (where.min() >= 0 and where.max() < len(self)):
             raise ValueError(f"rows: expected positions from 0 to {len(self) - 1}")
         return Certificates(self.table.take(pa.array(where)).combine_chunks(), self.provenance)
@@ -180,9 +220,9 @@ class Certificates(CertificateMakers):
             ValueError: ``radius`` is negative or not finite, above the one that the intervals hold
                 at, or none that the run was planned for (``planned_radii``).
         """
-        reach = _check.radius("radius", radius)
-        self._require_reach(np.array([reach]), "certified")
-        return self._guarantee.at(reach)
+        size = _check.radius("radius", radius)
+        self._require_allowed(np.array([size]), "certified")
+        return self._guarantee.at(size)
 
     def rows_at(self, radius: float) -> RowBounds:
         """Every sample under attacks of a radius, the uncertified ones too.
@@ -198,9 +238,9 @@ class Certificates(CertificateMakers):
             ValueError: ``radius`` is negative or not finite, or above the one that the intervals
                 hold at.
         """
-        reach = _check.radius("radius", radius)
-        self._require_reach(np.array([reach]), "all")
-        return self._guarantee.rows(reach)
+        size = _check.radius("radius", radius)
+        self._require_allowed(np.array([size]), "all")
+        return self._guarantee.rows(size)
 
     def brier(self, radii: Any, **options: Any) -> NDArray[np.float64]:
         """(R,) exact worst-case Brier scores.
@@ -278,11 +318,11 @@ class Certificates(CertificateMakers):
         """
         _check.options("Certificates.bound", options, MetricOptions)
         asked = _check.radii("radii", radii)
-        measure, chosen = metric_of(metric), Options.of(**options)
+        measure, settings = metric_of(metric), Options.of(**options)
         validity = Validity.of(delta, joint, population)
-        validity.require(measure, chosen, self.provenance)
+        validity.require(measure, settings, self.provenance)
         source = self.source(scope, asked, of_classes=measure.of_classes)
-        return metric_curve(source, measure, asked, chosen, validity)
+        return metric_curve(source, measure, asked, settings, validity)
 
     def classwise(self, radii: Any, **options: Any) -> MetricCurve:
         """The class-wise calibration error over radii: ``bound`` with "classwise_ece".
@@ -318,19 +358,18 @@ class Certificates(CertificateMakers):
         asked = _check.radii("radii", radii)
         cells = Bins.of(bins, edges, closed)
         right = correct_rows(self.table)
-        self._require_reach(asked, "certified")
-        known = self._guarantee
-        if known.fused:
-            reach = shifts(asked, self.provenance)
-            result = smoothing_curve(known.groups, right, asked, reach, cells)
+        self._require_allowed(asked, "certified")
+        if self._guarantee.fused:
+            shift = shifts(asked, self.provenance)
+            result = smoothing_curve(self._guarantee.groups, right, asked, shift, cells)
         else:
-            sets = [known.at(float(radius)) for radius in asked]
+            sets = [self._guarantee.at(float(radius)) for radius in asked]
             result = curve_of_sets(sets, len(self), cells)
         empty = result.radius[result.certified == 0]
         if empty.size:
             warnings.warn(
                 "no sample is certified at radius "
-                f"{_claims.written(empty.min())}{' and above' if empty.size > 1 else ''}; {self.reach_words()}",
+                f"{_claims.written(empty.min())}{' and above' if empty.size > 1 else ''}; {self.best_radius_words()}",
                 stacklevel=2,
             )
         return result
@@ -386,11 +425,11 @@ class Certificates(CertificateMakers):
             ValueError: another scope, or a radius that may not be asked for.
         """
         _check.choice("scope", scope, SCOPES)
-        self._require_reach(radii, scope)
+        self._require_allowed(radii, scope)
         kind = AllClasses if of_classes else TopLabel
         return kind(self.table, self.provenance, self._guarantee, scope)
 
-    def _require_reach(self, radii: NDArray[np.float64], scope: str) -> None:
+    def _require_allowed(self, radii: NDArray[np.float64], scope: str) -> None:
         planned = self.planned_radii if scope == "certified" else None
         if planned is not None and not np.isin(radii, planned).all():
             other = radii[~np.isin(radii, planned)][0]
@@ -399,17 +438,15 @@ class Certificates(CertificateMakers):
                 "samples stopped early with the help of their labels, which choose who is certified at other radii; ask for "
                 'all samples (scope="all"), or plan for this radius'
             )
-        reach = None if self._guarantee.smoothed else self.provenance.radius
-        if reach is not None and radii.max() > reach:
+        most = None if self._guarantee.smoothed else self.provenance.radius
+        if most is not None and radii.max() > most:
             raise ValueError(
-                f"radius: expected at most {reach}, the radius that these intervals hold at, got "
+                f"radius: expected at most {most}, the radius that these intervals hold at, got "
                 f"{radii.max()}"
             )
 
-    def reach_words(self) -> str:
-        """How far these draws could reach, in words, for warnings."""
-        made = self.provenance
-        return (
-            f"the best radius that n = {made.n} and alpha = {_claims.failure(made.alpha or 1.0)} could ever give is "
-            f"{_claims.size(self.best_radius or 0.0, 4)}"
-        )
+    def best_radius_words(self) -> str:
+        """``best_radius`` in a sentence, for warnings."""
+        draws, alpha = self.provenance.n, _claims.failure(self.provenance.alpha or 1.0)
+        best = _claims.size(self.best_radius or 0.0, 4)
+        return f"the best radius that n = {draws} and alpha = {alpha} could ever give is {best}"

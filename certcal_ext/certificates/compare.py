@@ -93,31 +93,31 @@ def compare(
     _check.choice("samples", samples, COMPARISONS)
     _check.options("compare", options, MetricOptions)
     asked = _check.radii("radii", radii)
-    measure, chosen = metric_of(metric), Options.of(**options)
+    measure, settings = metric_of(metric), Options.of(**options)
     aligned = _aligned(models)
     common = {
         float(radius): np.logical_and.reduce(
-            [made.rows_at(radius).certified for made in aligned.values()]
+            [model.rows_at(radius).certified for model in aligned.values()]
         )
         for radius in asked
     }
     curves, accuracy = {}, {}
-    for name, made in aligned.items():
-        source = made.source(
+    for name, model in aligned.items():
+        source = model.source(
             "all" if samples == "all" else "certified", asked, of_classes=measure.of_classes
         )
         if samples == "intersection":
             source = source.restricted(common)
-        curves[name] = metric_curve(source, measure, asked, chosen, Validity())
-        counted = made.source(source.scope, asked)
+        curves[name] = metric_curve(source, measure, asked, settings, Validity())
+        counted = model.source(source.scope, asked)
         counted = counted if source.among is None else counted.restricted(source.among)
-        accuracy[name] = metric_curve(counted, ACCURACY, asked, chosen, Validity()).worst
+        accuracy[name] = metric_curve(counted, ACCURACY, asked, settings, Validity()).worst
     return Comparison(metric, samples, read_only(asked.copy()), curves, accuracy)
 
 
 def _require_one_norm(models: Mapping[str, Certificates]) -> None:
     """Raises unless one radius means the same attacks for every model."""
-    (first, norm), *others = ((name, made.provenance.norm) for name, made in models.items())
+    (first, norm), *others = ((name, model.provenance.norm) for name, model in models.items())
     for name, other in others:
         if other != norm:
             said = [
@@ -135,15 +135,15 @@ def _aligned(models: Mapping[str, Certificates]) -> dict[str, Certificates]:
         raise ValueError("models: expected at least two certificates by name")
     result: dict[str, Certificates] = {}
     first: tuple[str, Any, Any] | None = None
-    for name, made in models.items():
-        if not isinstance(made, Certificates):
+    for name, model in models.items():
+        if not isinstance(model, Certificates):
             raise TypeError(
-                f"models: expected Certificates for {name!r}, got {type(made).__name__}"
+                f"models: expected Certificates for {name!r}, got {type(model).__name__}"
             )
     _require_one_norm(models)
-    for name, made in models.items():
-        order = np.argsort(made.table.column("index").to_numpy(), kind="stable")
-        sorted_rows = made.select(order)
+    for name, model in models.items():
+        order = np.argsort(model.table.column("index").to_numpy(), kind="stable")
+        sorted_rows = model.select(order)
         index = sorted_rows.table.column("index").to_numpy()
         labels = sorted_rows.table.column("label").to_pylist()
         if np.unique(index).size != index.size:

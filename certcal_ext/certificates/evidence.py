@@ -44,7 +44,7 @@ SHARED_MEANING = (
 NOT_OF_VOTES = "these radii do not stand for votes of one number of draws"
 
 #: The note of a run that stopped early and was told the labels (docs/fewer-draws.md).
-TOLD_LABELS = (
+LABELS_CHOSE = (
     "the run stopped samples early and used their labels, so which samples are certified depends on the labels; bounds over "
     "all samples (scope all) do not rest on that choice"
 )
@@ -219,8 +219,8 @@ def best_lower_ends(table: pa.Table, provenance: Provenance) -> Floats:
     if provenance.stopping is not None:
         from certcal_ext.stopping.rules import Stopping, best_lower_ends
 
-        told = table.column("correct").null_count < len(table)
-        return best_lower_ends(Stopping.from_json(provenance.stopping), alpha, draws, told)
+        labelled = table.column("correct").null_count < len(table)
+        return best_lower_ends(Stopping.from_json(provenance.stopping), alpha, draws, labelled)
     if table.column("runner_up_upper").null_count == len(table):
         return _by_draws(votes, votes, alpha).lower
     # With no vote for another class, and alpha parted so, the class's own bound certifies further than the two together.

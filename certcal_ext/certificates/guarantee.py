@@ -29,7 +29,7 @@ from certcal_ext.certificates.evidence import (
 )
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.rows import RowBounds, largest_gap
-from certcal_ext.certificates.table import chosen, matrix, numbers
+from certcal_ext.certificates.table import matrix, numbers, values_at
 from certcal_ext.intervals.clopper_pearson import Interval
 from certcal_ext.recalibration.maps import RecalibrationMap
 
@@ -58,7 +58,7 @@ class Guarantee:
         ends: Ends | None = None,
     ) -> None:
         self._table = table
-        self._made = provenance
+        self._provenance = provenance
         self._alpha = provenance.alpha if alpha is None else alpha
         self._ends = Ends(*map(self._column, _END_COLUMNS)) if ends is None else ends
 
@@ -73,14 +73,18 @@ class Guarantee:
     @property
     def smoothed(self) -> bool:
         """Whether bounds grow with the radius; another verifier's do not."""
-        return self._made.kind != "intervals"
+        return self._provenance.kind != "intervals"
 
     @cached_property
     def groups(self) -> Groups:
         """Rows with equal intervals, in probit space."""
         # A row without a point estimate abstained: it is never certified, and the 0 is never read.
         confidence = self._table.column("confidence").fill_null(0.0).to_numpy()
-        plain = self._made.kind == "votes" and self._made.stopping is None and self._same_draws
+        plain = (
+            self._provenance.kind == "votes"
+            and self._provenance.stopping is None
+            and self._same_draws
+        )
         votes = self._column("votes") if plain else None
         ends, margin = self._ends, None
         if ends.prediction_lower is not None or ends.runner_up_upper is not None:
@@ -91,7 +95,7 @@ class Guarantee:
     @cached_property
     def recalibration(self) -> RecalibrationMap | None:
         """The monotone map that confidences go through, or None."""
-        stored = self._made.recalibration
+        stored = self._provenance.recalibration
         return None if stored is None else RecalibrationMap.from_json(stored)
 
     @property
@@ -117,13 +121,13 @@ class Guarantee:
         Of another verifier's intervals, the radius that they hold at; infinite where they name none.
         """
         if not self.smoothed:
-            known = np.inf if self._made.radius is None else self._made.radius
+            known = np.inf if self._provenance.radius is None else self._provenance.radius
             return np.full(self._table.num_rows, known)
         groups = self.groups
         margin = groups.probit_lower[groups.group] if groups.margin is None else groups.margin
         # A sample is certified while ``shifts`` is below its margin: the factor is more than all roundings there, of which
         # none is small beside a radius that is next to nothing.
-        radii = cast(float, self._made.sigma) * np.maximum(margin, 0.0) * (1.0 - 2.0**-49)
+        radii = cast(float, self._provenance.sigma) * np.maximum(margin, 0.0) * (1.0 - 2.0**-49)
         return np.where(margin > 0, np.where(radii < 1e-300, 0.0, radii), -np.inf)
 
     def intervals(self, rows: NDArray[np.bool_], radius: float) -> Interval:
@@ -132,13 +136,13 @@ class Guarantee:
 
     def shift(self, radius: float) -> float:
         """Radius over sigma, rounded up; see ``shifts``."""
-        return float(shifts(np.array([radius]), self._made)[0])
+        return float(shifts(np.array([radius]), self._provenance)[0])
 
     def at(self, radius: float) -> CertifiedSet:
         """The certified samples, with their intervals under attack."""
         inside = self.certified(radius)
         lower, upper = self.intervals(inside, radius)
-        confidence = chosen(self._table, "confidence", inside)
+        confidence = values_at(self._table, "confidence", inside)
         if confidence is not None and self.recalibration is not None:
             confidence = self.recalibration(confidence)
         index = self._column("index")[inside]
@@ -147,11 +151,11 @@ class Guarantee:
         return CertifiedSet(
             radius=radius,
             index=index,
-            correct=chosen(self._table, "correct", inside),
+            correct=values_at(self._table, "correct", inside),
             lower=lower,
             upper=upper,
             confidence=confidence,
-            predicted=chosen(self._table, "predicted", inside),
+            predicted=values_at(self._table, "predicted", inside),
         )
 
     def rows(self, radius: float) -> RowBounds:
@@ -159,7 +163,7 @@ class Guarantee:
         certified = self.certified(radius)
         everyone = np.ones(certified.size, np.bool_)
         ends = self._raw(everyone, radius)
-        if selected_by_estimation(self._made):
+        if selected_by_estimation(self._provenance):
             other = self._others
             nothing = Interval(np.zeros(certified.size), np.ones(certified.size))
             wide = nothing if other is None else other._raw(everyone, radius)
@@ -169,7 +173,7 @@ class Guarantee:
         gap = None
         if correct is not None:
             gap = largest_gap(
-                correct.view(np.uint8), *ends, self._image, top=self._made.kind != "scores"
+                correct.view(np.uint8), *ends, self._image, top=self._provenance.kind != "scores"
             )
             missing = self._table.column("predicted").fill_null(0).to_numpy() == -1
             gap = np.where(missing, 1.0, gap)
@@ -180,7 +184,7 @@ class Guarantee:
         if not self.smoothed:
             return Interval(self._ends.lower[rows], self._ends.upper[rows])
         if self._band is not None:
-            every = with_softmax_error(self._band.at(self.shift(radius)), self._made.num_classes)
+            every = with_softmax_error(self._band.at(self.shift(radius)), self._provenance.num_classes)
             return Interval(every.lower[rows], every.upper[rows])
         return shifted_intervals(self.groups, rows, self.shift(radius))
 
@@ -195,14 +199,14 @@ class Guarantee:
     @cached_property
     def _others(self) -> Guarantee | None:
         """For rows that are not certified, where the estimating draws selected the class: a union over the classes."""
-        classes = self._made.num_classes
-        if not selected_by_estimation(self._made) or classes is None or self._alpha is None:
+        classes = self._provenance.num_classes
+        if not selected_by_estimation(self._provenance) or classes is None or self._alpha is None:
             return None
-        return Guarantee.at_level(self._table, self._made, self._alpha / classes)
+        return Guarantee.at_level(self._table, self._provenance, self._alpha / classes)
 
     @cached_property
     def _band(self) -> ScoreBand | None:
-        if self._made.kind != "scores" or self._made.interval != "cdf":
+        if self._provenance.kind != "scores" or self._provenance.interval != "cdf":
             return None
         scores, mean = matrix(self._table, "scores"), self._column("confidence")
         return confidence_band(cast(Any, scores), mean, cast(float, self._alpha))
@@ -224,13 +228,13 @@ _FARTHEST = 10.0
 _MOST_RADII = 13
 
 
-def shifts(radii: Floats, made: Provenance) -> Floats:
+def shifts(radii: Floats, provenance: Provenance) -> Floats:
     """Radii over sigma, rounded up by more than half a step of the radius.
 
     One rounded to nearest could certify a little too much. The second step is for the radius itself: 0.3 as a float64 lies
     below three tenths, and what is said of radius 0.3 has to hold for three tenths.
     """
-    sigma = np.float64(made.sigma or np.nan)  # a smoothed certificate has one
+    sigma = np.float64(provenance.sigma or np.nan)  # a smoothed certificate has one
     up = np.nextafter(np.nextafter(radii / sigma, np.inf), np.inf)
     return np.where(radii > 0, up, 0.0)
 
@@ -289,11 +293,11 @@ def default_radii(certificates: Certificates) -> list[float]:
     """
     if certificates.planned_radii is not None:
         return sorted(certificates.planned_radii)
-    reach = largest_radius(certificates)
+    largest = largest_radius(certificates)
     if certificates.provenance.kind == "intervals":
-        return [reach]
-    step = _step(Decimal(reach) / _MOST_RADII)
-    count = max(1, math.ceil(Decimal(reach) / step)) if reach else 1
+        return [largest]
+    step = _step(Decimal(largest) / _MOST_RADII)
+    count = max(1, math.ceil(Decimal(largest) / step)) if largest else 1
     return [float(step * k) for k in range(count)]
 
 

@@ -55,13 +55,13 @@ def created_now() -> str:
     Raises:
         ValueError: SOURCE_DATE_EPOCH is no such number.
     """
-    given = os.environ.get(_EPOCH)
-    if given is None:
+    seconds = os.environ.get(_EPOCH)
+    if seconds is None:
         return datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
-        return datetime.fromtimestamp(int(given), timezone.utc).isoformat(timespec="seconds")
+        return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError) as error:
-        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {given!r}") from error
+        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {seconds!r}") from error
 
 
 def norm_name(norm: Any) -> str:

@@ -45,15 +45,17 @@ class Subject:
 def sentence(curve: MetricCurve, at: int) -> str:
     """See ``MetricCurve.statement``."""
     subject, radius = curve.subject, float(curve.radius[at])
-    made = None if subject is None else subject.provenance
-    here = "" if made is not None and not names_radius(made) else f" at radius {size(radius)}"
+    provenance = None if subject is None else subject.provenance
+    here = (
+        ""
+        if provenance is not None and not names_radius(provenance)
+        else f" at radius {size(radius)}"
+    )
     if curve.samples[at] == 0:
         by = "by every model" if subject is not None and subject.common else ""
         words = f"No sample is certified {by}".rstrip()
         return f"{words}{here}, so there is no {metric_of(curve.metric).words} to bound."
-    what = (
-        f"{_metric(curve)}{'' if made is None else ' of ' + classifier(made)} {_samples(curve, at)}"
-    )
+    what = f"{_metric(curve)}{'' if provenance is None else ' of ' + classifier(provenance)} {_samples(curve, at)}"
     bound = curve.value
     if not np.isfinite(bound[at]):
         return (
@@ -65,25 +67,25 @@ def sentence(curve: MetricCurve, at: int) -> str:
         holds = f"Where the intervals{drawn} hold"
     else:
         holds = f"With probability at least {sure(curve.delta)} over the noise draws{drawn or ' of all samples'} together"
-    units = " (in pixel units)" if made is not None and made.kind != "intervals" else ""
+    units = " (in pixel units)" if provenance is not None and provenance.kind != "intervals" else ""
     lowest = metric_of(curve.metric).lowest
     limit = at_least if lowest else at_most
     text = (
-        f"{holds}, no {attack(made, radius)}{units} on each sample, all at once, "
+        f"{holds}, no {attack(provenance, radius)}{units} on each sample, all at once, "
         f"{'lowers' if lowest else 'raises'} the {what} {'below' if lowest else 'above'} {limit(bound[at])}."
     )
     if curve.population is not None:
-        given = ", given that they would be certified," if curve.scope == "certified" else ""
+        condition = ", given that they would be certified," if curve.scope == "certified" else ""
         text += (
             " With the same probability, over these draws and over the choice of the samples, independent ones of a "
-            f"population, its expectation over new samples of that population{given} stays at or "
+            f"population, its expectation over new samples of that population{condition} stays at or "
             f"{'above' if lowest else 'below'} {limit(curve.population[at])} under such attacks."
         )
-    chosen = "" if made is None or curve.scope != "certified" else how_chosen(made)
-    return f"{text} {chosen}".rstrip()
+    selection = "" if provenance is None or curve.scope != "certified" else how_chosen(provenance)
+    return f"{text} {selection}".rstrip()
 
 
-def attack(made: Provenance | None, radius: float) -> str:
+def attack(provenance: Provenance | None, radius: float) -> str:
     """What the attacker may do, for a sentence with "no": a norm and a size only where they are known.
 
     Example:
@@ -92,30 +94,30 @@ def attack(made: Provenance | None, radius: float) -> str:
         >>> attack(Provenance(kind="intervals"), 0.5)
         "attack within the verifier's threat model"
     """
-    if made is None:
+    if provenance is None:
         return f"attack of size {size(radius)}"
-    if names_radius(made) and made.norm is not None:
-        return f"{made.norm} attack of size {size(radius)}"
+    if names_radius(provenance) and provenance.norm is not None:
+        return f"{provenance.norm} attack of size {size(radius)}"
     return "attack within the verifier's threat model"
 
 
-def names_radius(made: Provenance) -> bool:
+def names_radius(provenance: Provenance) -> bool:
     """Whether a radius means something: of another verifier's intervals only where they came with one."""
-    return made.kind != "intervals" or made.radius is not None
+    return provenance.kind != "intervals" or provenance.radius is not None
 
 
-def classifier(made: Provenance) -> str:
+def classifier(provenance: Provenance) -> str:
     """Whose confidences are bounded.
 
     Example:
         >>> classifier(Provenance(kind="votes", sigma=0.25, alpha=0.001, n=1000))
         'the smoothed classifier (exactly Gaussian noise, sigma 0.25; confidence: its share of votes)'
     """
-    mapped = "" if made.recalibration is None else ", after the stored monotone map"
-    if made.kind == "intervals":
+    mapped = "" if provenance.recalibration is None else ", after the stored monotone map"
+    if provenance.kind == "intervals":
         return f"the classifier that was verified{mapped}"
-    confidence = "mean softmax score" if made.kind == "scores" else "share of votes"
-    noise = f"exactly Gaussian noise, sigma {written(made.sigma or 0.0)}"
+    confidence = "mean softmax score" if provenance.kind == "scores" else "share of votes"
+    noise = f"exactly Gaussian noise, sigma {written(provenance.sigma or 0.0)}"
     return f"the smoothed classifier ({noise}; confidence: its {confidence}{mapped})"
 
 

@@ -102,7 +102,7 @@ def numbers(table: pa.Table, name: str) -> NDArray[Any] | None:
     return values
 
 
-def chosen(table: pa.Table, name: str, rows: NDArray[np.bool_]) -> NDArray[Any] | None:
+def values_at(table: pa.Table, name: str, rows: NDArray[np.bool_]) -> NDArray[Any] | None:
     """The chosen rows of a column as a read-only array, or None where there are no values."""
     column = table.column(name)
     # Rows in which a log abstained have no confidence, but they are never among the chosen.

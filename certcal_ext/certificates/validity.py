@@ -41,12 +41,12 @@ def failing_intervals(total: int, alpha: float, delta: float) -> int:
     """
     samples = _check.whole_number("total", total, 1)
     rate = _check.failure_probability("alpha", alpha)
-    risk = _check.failure_probability("delta", delta)
+    level = _check.failure_probability("delta", delta)
     low, high = -1, samples  # the tail is above delta at low, and not above it at high
     while high - low > 1:
         middle = (low + high) // 2
         tail = betainc(middle + 1.0, float(samples - middle), rate)  # P(Binomial > middle)
-        if tail * (1.0 + _TAIL_MARGIN) <= risk:
+        if tail * (1.0 + _TAIL_MARGIN) <= level:
             high = middle
         else:
             low = middle

@@ -105,7 +105,7 @@ def read_certificates(path: Path, source: FileOptions, **more: Any) -> Certifica
     """
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.evidence import SHARED_DRAWS, SHARED_MEANING
-    from certcal_ext.certificates.sources import LOG_POINT
+    from certcal_ext.certificates.from_others import LOG_POINT
 
     options = dataclasses.asdict(source) | more
     try:

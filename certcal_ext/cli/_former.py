@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from certcal_ext.certificates.file_options import FileOptions
     from certcal_ext.cli._options import Table
     from certcal_ext.cli._tables import Part
+    from certcal_ext.cli.recalibrate import Gain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from certcal_ext.cli._unfold import Panel, unfolded
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.recalibrate import SplitRecalibration
     from certcal_ext.recalibration.report import RecalibrationReport
-    from certcal_ext.recalibration.split import SplitRecalibration
 
 EXAMPLES = _common.examples(
     (
@@ -159,7 +159,7 @@ def split_and_fit(
         radii: that were asked for; None takes the default ones of the fitting half.
     """
     from certcal_ext.certificates.guarantee import default_radii
-    from certcal_ext.recalibration.split import halves, recalibrate_split
+    from certcal_ext.certificates.recalibrate import halves, recalibrate_split
 
     if radius is None:
         fitting, _ = halves(certificates)

@@ -418,10 +418,10 @@ def _descend(
         damped = size + damping + 1e-12 * max(size.max(), 1e-300)
         candidate[free] -= axes @ (along / damped) / scale
         candidate = np.clip(candidate, least, most)
-        found = objective(candidate)
-        if found[0] < value:
-            done = value - found[0] <= _LEAST_PROGRESS * value
-            theta, (value, slope, bend), damping = candidate, found, damping / 8.0
+        step = objective(candidate)
+        if step[0] < value:
+            done = value - step[0] <= _LEAST_PROGRESS * value
+            theta, (value, slope, bend), damping = candidate, step, damping / 8.0
             if done and damping < 1e-3:
                 break
         elif damping > _MAX_DAMPING:

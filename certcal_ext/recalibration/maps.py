@@ -215,8 +215,8 @@ class StepMap(RecalibrationMap):
 
     def __post_init__(self) -> None:
         """Checks the entries, whether they came from a fit, a caller or a file."""
-        given = _check.vector("jumps", self.jumps)
-        jumps = _check.float_vector("jumps", given if given.size else np.zeros(0))
+        positions = _check.vector("jumps", self.jumps)
+        jumps = _check.float_vector("jumps", positions if positions.size else np.zeros(0))
         levels = _check.float_vector("levels", self.levels)
         if levels.size != jumps.size + 1:
             raise ValueError(

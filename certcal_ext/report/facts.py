@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.curve import CertifiedSet, Curve
     from certcal_ext.certificates.provenance import Provenance
+    from certcal_ext.certificates.recalibrate import SplitRecalibration
     from certcal_ext.metrics.risk_coverage import CertifiedRiskCoverage
     from certcal_ext.recalibration.report import RecalibrationReport, ResolutionCurve
-    from certcal_ext.recalibration.split import SplitRecalibration
 
 #: Log loss is of confidences reported in [CLIP, 1 - CLIP].
 CLIP = 1e-3
@@ -311,8 +311,8 @@ def _further(
 def _gain(
     certificates: Certificates, chosen: CertifiedSet, kind: str, binning: dict[str, Any]
 ) -> Gain | None:
+    from certcal_ext.certificates.recalibrate import recalibrate_split
     from certcal_ext.recalibration.report import split_halves
-    from certcal_ext.recalibration.split import recalibrate_split
 
     halves = np.bincount(split_halves(chosen.index).astype(np.int64), minlength=2)
     if (
