@@ -35,7 +35,8 @@ from certcal_ext.attacks.bound_report import BoundReport, BoundRow, BoundViolati
 from certcal_ext.attacks.result import AttackResult
 from certcal_ext.certificates.table import numbers
 from certcal_ext.certificates.validity import failing_intervals
-from certcal_ext.metrics.brier_ece import brier, ece
+from certcal_ext.metrics.brier import brier
+from certcal_ext.metrics.ece import ece
 from certcal_ext.recalibration.maps import IdentityMap, RecalibrationMap
 from certcal_ext.stopping.rules import Stopping
 

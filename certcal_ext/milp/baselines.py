@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.metrics.brier_ece import ece
+from certcal_ext.bins import Bins
+from certcal_ext.metrics.ece import ece
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -84,8 +85,7 @@ class _Task:
         return np.clip(self.low + share * (self.high - self.low), self.low, self.high)
 
     def bin_of(self, confidence: Floats) -> NDArray[np.int64]:
-        side: Any = "right" if self.left else "left"
-        return np.searchsorted(self.edges[1:-1], confidence, side).astype(np.int64)
+        return Bins(self.edges, "left" if self.left else "right").index(confidence)
 
     def offer(self, confidence: Floats) -> None:
         """Keeps the confidences if their plain ECE is the largest yet."""

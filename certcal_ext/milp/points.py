@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from certcal_ext.metrics.brier_ece import certified_ece
+from certcal_ext.metrics.ece import certified_ece
 from certcal_ext.milp.problem import Bools, Floats, Ints, Pieces, Problem, sums
 
 #: How often a point is moved back to its linear constraints before it is given up.

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from certcal_ext.bins import Bins
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -69,8 +70,7 @@ class Problem:
 
     def bin_of(self, confidence: Floats) -> Ints:
         """The bin with fixed edges in which each confidence lies."""
-        side: Literal["left", "right"] = "right" if self.left else "left"
-        return np.searchsorted(self.edges[1:-1], confidence, side).astype(np.int64)
+        return Bins(self.edges, "left" if self.left else "right").index(confidence)
 
     def missed(self, confidence: Floats) -> list[Fraction]:
         """By how much each weighted sum has to change, exactly: 0 where its constraint holds."""

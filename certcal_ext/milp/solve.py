@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext._rounding import rounded_down, rounded_up
-from certcal_ext.metrics.brier_ece import certified_ece
+from certcal_ext.metrics.ece import certified_ece
 from certcal_ext.milp.points import Point, plain_points, recursion_points
 from certcal_ext.milp.problem import Problem, pieces_of
 from certcal_ext.milp.relaxation import import_highspy

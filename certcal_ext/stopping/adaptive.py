@@ -183,11 +183,11 @@ class _Run:
             mine, theirs = getattr(self._stopping, name), getattr(previous.stopping, name)
             if mine != theirs:
                 raise ValueError(f"previous: expected a run with {name}={mine}, got {theirs}")
-        given = (previous.n.size, previous.first_draw, previous.sigma, previous.alpha)
+        theirs = (previous.n.size, previous.first_draw, previous.sigma, previous.alpha)
         wanted = (len(self._source), self._first_draw, self._sigma, self._alpha)
-        if given != wanted:
+        if theirs != wanted:
             raise ValueError(
-                f"previous: expected (samples, first_draw, sigma, alpha) = {wanted}, got {given}"
+                f"previous: expected (samples, first_draw, sigma, alpha) = {wanted}, got {theirs}"
             )
         self._votes, self._n, self._look = (
             part.copy() for part in (previous.votes, previous.n, previous.look)
