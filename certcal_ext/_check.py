@@ -311,6 +311,14 @@ def positive_number(name: str, value: Any) -> float:
     return result
 
 
+def confidence(name: str, value: Any) -> float:
+    """A float in [0, 1]."""
+    result = real_number(name, value)
+    if not 0 <= result <= 1:
+        raise ValueError(f"{name}: expected a confidence from 0 to 1, got {shown(value)}")
+    return result
+
+
 def failure_probability(name: str, value: Any) -> float:
     """A float in [LEAST_ALPHA, 1)."""
     result = real_number(name, value)

@@ -4,7 +4,7 @@
 Rounding is done on decimals, never in floating point: a float64 is a decimal fraction, and multiplying it by 10^4 to round
 it would round it once more, in any direction. Computed numbers are taken at their exact value. Radii, alpha and delta were
 *written* by someone, so they stand for the shortest decimal that reads back as them; what is computed from them is widened
-by more than that difference (``guarantee.shifts``, the slack of the binomial tails).
+by more than that difference (``rows.shifts``, the slack of the binomial tails).
 """
 
 from __future__ import annotations

@@ -45,6 +45,19 @@ def constant_and_skill(right: int, total: int, bound: float) -> tuple[float, flo
     return rounded_down(constant), rounded_down(1 - Fraction(bound) / constant)
 
 
+def sum_of_largest(values: NDArray[np.float64], count: int) -> float:
+    """The sum of the ``count`` largest values, or of all where there are fewer; rounded up."""
+    if count <= 0 or not values.size:
+        return 0.0
+    chosen = values if count >= values.size else np.partition(values, values.size - count)[-count:]
+    return raised(math.fsum(chosen))
+
+
+def raised(value: float) -> float:
+    """One step up."""
+    return math.nextafter(value, math.inf)
+
+
 def ratios_up(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     """The smallest float64 at or above each ``part / whole``, 0 <= part <= whole < 2^53; 0 / 0 is 0."""
     nearest, excess = _ratios(part, whole)

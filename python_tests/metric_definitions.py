@@ -68,6 +68,10 @@ def classwise_ece(truth: Any, z: Floats, options: dict[str, Any]) -> float:
     return float(np.mean([ece(truth == k, z[:, k], options) for k in range(z.shape[1])]))
 
 
+def accuracy(truth: Any, z: Floats, options: dict[str, Any]) -> float:
+    return float(np.mean(np.asarray(truth, bool)))
+
+
 #: By name: truth (right or wrong, or the labels), confidences and options to the metric without an attack.
 DEFINITIONS: dict[str, Callable[[Any, Floats, dict[str, Any]], float]] = {
     "brier": brier,
@@ -76,6 +80,7 @@ DEFINITIONS: dict[str, Callable[[Any, Floats, dict[str, Any]], float]] = {
     "mce": mce,
     "log_loss": log_loss,
     "selective_risk": selective_risk,
+    "certified_accuracy": accuracy,
     "classwise_ece": classwise_ece,
 }
 

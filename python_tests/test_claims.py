@@ -22,6 +22,8 @@ from certcal_ext._rounding import constant_and_skill
 from certcal_ext.certificates.guarantee import certified_radii
 from certcal_ext.cli import app
 from certcal_ext.interop.export import export
+from certcal_ext.metrics.base import Options
+from certcal_ext.metrics.registry import METRICS, top_label
 from certcal_ext.report import render_report
 from certcal_ext.report.facts import gather
 
@@ -206,7 +208,7 @@ def test_intervals_have_the_radius_that_they_came_with() -> None:
 @settings(max_examples=60)
 @given(
     st.sampled_from(sorted(tables())),
-    st.sampled_from(["ece", "brier", "ks", "log_loss", "selective_risk"]),
+    st.sampled_from(top_label()),
     st.one_of(st.none(), st.sampled_from(DELTAS), st.floats(1e-9, 0.5)),
     st.sampled_from(["certified", "all"]),
     st.one_of(st.sampled_from(RADII), st.floats(0, 0.3)),
@@ -221,9 +223,11 @@ def test_a_sentence_claims_no_more_than_its_curve(
         assert curve.samples[0] == 0
         return
     assert said(size[1]) <= written(radius)
-    above = re.search(r" above ([\d.]+)\.", text)
-    assert above is not None
-    up(above[1], curve.worst[0] if curve.joint is None else curve.joint[0])
+    lowest = METRICS[metric].lowest
+    limit = re.search(r" (below|above) ([\d.]+)\.", text)
+    assert limit is not None
+    assert limit[1] == ("below" if lowest else "above")
+    (down if lowest else up)(limit[2], curve.value[0])
     sure = re.search(
         r"probability at least ([\d.]+) over the noise draws of all ([\d,]+) samples", text
     )
@@ -237,7 +241,7 @@ def test_a_sentence_claims_no_more_than_its_curve(
         assert said(sure[2]) == len(MADE[kind])
     assert "smoothed classifier (exactly Gaussian noise, sigma " in text
     assert "top label" in text
-    assert ("15 bins of equal width, (low, high]" in text) == (metric == "ece")
+    assert ("15 bins of equal width, (low, high]" in text) == ("bins" in METRICS[metric].uses)
     people = (
         f"{curve.samples[0]:,} of {len(MADE[kind]):,} samples certified"
         if scope == "certified"
@@ -355,14 +359,16 @@ def test_every_number_of_the_page(kind: str) -> None:
     head, *metrics = found[f"Metrics at radius {_claims.size(RADII[1])}"]
     for cells, certified in zip(metrics, facts.further.certified, strict=True):
         by_name = dict(zip(head, cells, strict=True))
-        up(by_name["Worst case"], certified.worst[0])
-        up(by_name["Valid jointly"], certified.joint[0])
+        side = down if METRICS[certified.metric].lowest else up
+        side(by_name["Worst case"], certified.worst[0])
+        side(by_name["Valid jointly"], certified.joint[0])
     for cells, everyone in zip(
         metrics, facts.further.everyone, strict=bool(facts.further.everyone)
     ):
         by_name = dict(zip(head, cells, strict=True))
-        up(by_name["Worst case, all samples"], everyone.worst[0])
-        up(by_name["All samples, jointly"], everyone.joint[0])
+        side = down if METRICS[everyone.metric].lowest else up
+        side(by_name["Worst case, all samples"], everyone.worst[0])
+        side(by_name["All samples, jointly"], everyone.joint[0])
     words = text_of(page)
     joint = facts.further.certified[0].joint
     headline = re.search(
@@ -429,9 +435,10 @@ def test_every_number_of_the_command_line(kind: str, scope: str, tmp_path: Path)
         check_curve_row([_claims.NOTHING if "–" in cell else cell for cell in units], curve, at)
         for name in ("certified_ece", "certified_brier", "skill", "constant_brier"):
             assert printed["radii"][at][name] == getattr(curve, name)[at]  # all digits
-    names = {"brier": "Brier", "ece": "ECE", "ks": "KS", "mce": "MCE", "log_loss": "log loss"}
-    for metric, title in names.items():
-        population = metric in ("brier", "log_loss")
+    options = Options.of(clip=1e-3)
+    for metric in top_label():
+        title, side = METRICS[metric].title, down if METRICS[metric].lowest else up
+        population = METRICS[metric].no_population(options) is None
         bound = made.bound(metric, RADII, scope=scope, delta=1e-7, population=population, clip=1e-3)
         at = next(
             k
@@ -442,10 +449,10 @@ def test_every_number_of_the_command_line(kind: str, scope: str, tmp_path: Path)
             cells = lines[at + k][len(title.split()) if k == 0 else 0 :]
             assert said(cells[0]) <= written(RADII[k])
             assert said(cells[1]) == bound.samples[k]
-            up(cells[3], bound.worst[k])
-            up(cells[4], bound.joint[k])
+            side(cells[3], bound.worst[k])
+            side(cells[4], bound.joint[k])
             if population:
-                up(cells[6], bound.population[k])
+                side(cells[6], bound.population[k])
         rows = [row for row in printed["metrics"] if row["metric"] == metric]
         assert [row["joint"] for row in rows] == bound.joint.tolist()
         assert [row["statement"] for row in rows] == [bound.statement(k) for k in range(len(RADII))]
@@ -481,11 +488,11 @@ def test_every_number_of_an_export(kind: str, tmp_path: Path) -> None:
 
 def test_what_is_said_of_a_radius_holds_for_the_decimal() -> None:
     """0.3 as a float64 lies below three tenths; the shift covers both."""
-    from certcal_ext.certificates.guarantee import shifts
+    from certcal_ext.certificates.rows import shifts
 
     generator = np.random.default_rng(1)
     for sigma in (0.25, 0.12, 1 / 3):
         made = Certificates.from_counts([[90, 10]], [0], sigma)
         for text in (f"{value:.3g}" for value in 10 ** generator.uniform(-6, 2, 2000)):
-            shift = float(shifts(np.array([float(text)]), made.provenance)[0])
+            shift = float(shifts(np.array([float(text)]), made.provenance.sigma)[0])
             assert Fraction(shift) * Fraction(sigma) >= Fraction(text)

@@ -15,8 +15,7 @@ from reference import plain_ece, worst_ece_by_assignments
 
 import certcal_ext as cc
 from certcal_ext.metrics import classwise
-from certcal_ext.metrics.classwise import certified_classwise_ece
-from certcal_ext.metrics.plain import classwise_ece
+from certcal_ext.metrics.classwise import certified_classwise_ece, classwise_ece
 
 
 class ClassProblem(NamedTuple):

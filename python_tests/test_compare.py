@@ -70,7 +70,7 @@ def test_bad_input() -> None:
         compare({"a": a}, 0.1)
     with pytest.raises(TypeError, match="expected Certificates for 'b', got int"):
         compare({"a": a, "b": 3}, 0.1)
-    with pytest.raises(ValueError, match="samples: expected one of"):
+    with pytest.raises(ValueError, match="samples: expected one of intersection"):
         compare({"a": a, "b": a}, 0.1, samples="some")
     with pytest.raises(ValueError, match="column index"):
         compare({"a": a, "b": a.select(np.arange(100))}, 0.1)

@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 from problems import SIZES, Problem, problems, random_problem
 
 from certcal_ext import Certificates, compare
-from certcal_ext.metrics.log_loss import certified_log_loss
-from certcal_ext.metrics.plain import log_loss
-from certcal_ext.metrics.stateful import LogLossState
+from certcal_ext.metrics.log_loss import LogLossState, certified_log_loss, log_loss
 
 
 def loss(correct: bool, confidence: float) -> mpmath.mpf:
@@ -183,9 +181,9 @@ def test_constant_and_skill_beside_the_bound() -> None:
         (
             ([1], [0.5], [0.6], 0.1, "float16"),
             ValueError,
-            "dtype: expected",
+            'dtype: expected "float64" or "float32"',
         ),
-        (([1], [0.5], [0.6], 0.1, np.float32), ValueError, "dtype: expected"),
+        (([1], [0.5], [0.6], 0.1, np.float32), ValueError, 'dtype: expected "float64"'),
     ],
 )
 def test_bad_input(arguments: Any, kind: type[Exception], message: str) -> None:

@@ -19,25 +19,23 @@ from hypothesis import strategies as st
 from metric_definitions import DEFINITIONS, attacks
 from numpy.typing import NDArray
 from problems import bin_edges, problems
+from scipy.special import ndtr, ndtri
+from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 import certcal_ext as cc
-from certcal_ext.certificates.class_bounds import ClassVotes
-from certcal_ext.certificates.worst_cases import METRICS as TOP_LABEL
+from certcal_ext.certificates.samples import ClassVotes
 from certcal_ext.cli import app
-from certcal_ext.metrics import stateful
+from certcal_ext.metrics.accuracy import Accuracy
+from certcal_ext.metrics.base import Options, Samples
+from certcal_ext.metrics.registry import METRICS, top_label
 from certcal_ext.recalibration.maps import StepMap
 from certcal_ext.report.facts import gather
+from certcal_ext.report.numerals import metric_rows
 
-METRICS = (*TOP_LABEL, "classwise_ece")
+TOP_LABEL = top_label()
+
 RADIUS = 0.5
-STATES = {
-    "brier": stateful.BrierState,
-    "ece": stateful.EceState,
-    "ks": stateful.KsState,
-    "log_loss": stateful.LogLossState,
-    "selective_risk": stateful.RiskCoverageState,
-}
 OPTIONS = (
     {},
     {"bins": 4, "clip": 0.01, "threshold": 0.75},
@@ -63,17 +61,32 @@ def call(function: Any, *arguments: Any, **options: Any) -> Any:
     return found if isinstance(found, float) else found.value
 
 
-def worst_of(name: str, *arguments: Any, **options: Any) -> float:
-    """The function ``certified_*``."""
-    return call(getattr(cc, f"certified_{name}"), *arguments, **options)
+def worst_of(name: str, truth: Any, lower: Any, upper: Any, **options: Any) -> float:
+    """The metric itself, and the function ``certified_*`` where there is one: the same number."""
+    rows = np.asarray(truth), np.asarray(lower, float), np.asarray(upper, float)
+    value = METRICS[name].worst(Samples(*rows, None, np.empty(0)), Options.of(**options))
+    function = getattr(cc, f"certified_{name}", None)
+    assert function is None or call(function, truth, lower, upper, **options) == value
+    return value
 
 
-def bound_of(made: cc.Certificates, name: str, radii: Any, **options: Any) -> cc.MetricCurve:
-    """``Certificates.bound``, and ``classwise`` for the one that has a method of its own."""
-    if name != "classwise_ece":
-        return made.bound(name, radii, **options)
-    taken = set(inspect.signature(made.classwise).parameters)
-    return made.classwise(radii, **{key: value for key, value in options.items() if key in taken})
+def plain_of(name: str, truth: Any, z: Any, **options: Any) -> float:
+    """Without an attack, likewise."""
+    samples = Samples(np.asarray(truth), z, z, z, np.empty(0))
+    value = METRICS[name].plain(samples, Options.of(**options))
+    function = getattr(cc, name, None)
+    assert function is None or call(function, truth, z, **options) == value
+    return value
+
+
+def worse(name: str, *values: float) -> float:
+    """The worst of some values: the smallest of a metric that an attack lowers."""
+    return min(values) if METRICS[name].lowest else max(values)
+
+
+def no_better(name: str, bound: float, value: float, slack: float = 0.0) -> bool:
+    """Whether a bound allows a value."""
+    return bound <= value + slack if METRICS[name].lowest else bound >= value - slack
 
 
 @st.composite
@@ -110,10 +123,10 @@ def test_the_function_is_the_worst_of_all_attacks(name: str, data: st.DataObject
     truth, lower, upper, options = data.draw(cases(name))
     worst = worst_of(name, truth, lower, upper, **options)
     tried, every = attacks(lower, upper, full(options), seed=0)
-    attained = max(DEFINITIONS[name](truth, z, full(options)) for z in tried)
-    assert worst >= attained - 1e-13
+    attained = worse(name, *(DEFINITIONS[name](truth, z, full(options)) for z in tried))
+    assert no_better(name, worst, attained, 1e-13)
     if every:
-        assert worst == attained or worst <= attained + 1e-11
+        assert worst == attained or abs(worst - attained) <= 1e-11
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -122,7 +135,7 @@ def test_the_function_is_the_worst_of_all_attacks(name: str, data: st.DataObject
 def test_at_points_all_paths_give_the_plain_metric(name: str, data: st.DataObject) -> None:
     truth, z, _, options = data.draw(cases(name))
     value = worst_of(name, truth, z, z, **options)
-    assert call(getattr(cc, name), truth, z, **options) == value
+    assert plain_of(name, truth, z, **options) == value
     expected = DEFINITIONS[name](truth, z, full(options))
     assert value == expected or abs(value - expected) <= 1e-11
     if name in TOP_LABEL:
@@ -149,21 +162,24 @@ def test_intervals_give_the_same_along_every_path(name: str, data: st.DataObject
     expected = worst_of(name, truth, steps(lower), steps(upper), **options)
     assert mapped.bound(name, RADIUS, **options).worst[0] == expected
     assert mapped.recalibrated(None).bound(name, RADIUS, **options).worst[0] == value
-    if name in STATES:
-        kind = STATES[name]
-        arguments = {**options, "thresholds": [options.get("threshold", 0.5)]}
-        taken = set(inspect.signature(kind).parameters)
-        arguments = {key: of for key, of in arguments.items() if key in taken}
-        first, second = kind(**arguments), kind(**arguments)
-        first.update(truth[1:], lower[1:], upper[1:])
-        second.update(truth[:1], lower[:1], upper[:1])
-        both = kind.from_state(first.state() + second.state(), **arguments).compute()
-        number = both.risk[0] if name == "selective_risk" else both.value
-        if name == "ks":  # ends go outward to a grid
-            grid = (np.floor(lower * 4096) / 4096, np.ceil(upper * 4096) / 4096)
-            assert value <= number <= worst_of(name, truth, *grid) + 1e-12
-        else:
-            assert number == value
+    first, second = (METRICS[name].state(Options.of(**options)) for _ in range(2))
+    if first is None or second is None:
+        return
+    first.update(truth[1:], lower[1:], upper[1:])
+    second.update(truth[:1], lower[:1], upper[:1])
+    second.merge(first)
+    found = second.compute()
+    if name == "ks":  # ends go outward to a grid
+        grid = (np.floor(lower * 4096) / 4096, np.ceil(upper * 4096) / 4096)
+        assert value <= found.value <= worst_of(name, truth, *grid) + 1e-12
+    else:
+        assert getattr(found, "risk", found.value) == value
+
+
+def test_which_metrics_have_states() -> None:
+    """A metric that loses its state, or gets one, says so here."""
+    having = {name for name, metric in METRICS.items() if metric.state(Options.of()) is not None}
+    assert having == {"brier", "ece", "ks", "log_loss", "selective_risk"}
 
 
 def drawn(seed: int, rows: int = 60, **options: Any) -> cc.Certificates:
@@ -177,8 +193,12 @@ def drawn(seed: int, rows: int = 60, **options: Any) -> cc.Certificates:
 
 
 def intervals_at(made: cc.Certificates, name: str, radius: float) -> tuple[Any, NDArray, NDArray]:
-    """Truth and intervals under attack of the certified samples."""
+    """Truth and intervals under attack of the certified samples, or of everyone where the metric is."""
     at = made.at(radius)
+    if METRICS[name].of_everyone:
+        rows = made.rows_at(radius)
+        right = made.table.column("correct").to_numpy(zero_copy_only=False)
+        return right.astype(bool) & rows.certified, rows.lower, rows.upper
     if name in TOP_LABEL:
         return at.correct, at.lower, at.upper
     rows = made.rows_at(radius).certified
@@ -195,28 +215,29 @@ def test_bounds_from_draws(name: str, options: dict[str, Any]) -> None:
         made = drawn(seed)
         for radius in (0.0, 0.1):
             truth, lower, upper = intervals_at(made, name, radius)
-            plain = bound_of(made, name, radius, **options)
+            plain = made.bound(name, radius, **options)
             value = worst_of(name, truth, lower, upper, **options)
             assert plain.samples[0] == len(truth)
             assert plain.worst[0] == value or plain.worst[0] == pytest.approx(value, abs=1e-9)
             for scope in ("certified", "all"):
                 joint = {
-                    how: bound_of(made, name, radius, scope=scope, delta=0.01, joint=how, **options)
+                    how: made.bound(name, radius, scope=scope, delta=0.01, joint=how, **options)
                     for how in ("binomial", "union", "best")
                 }
                 worst = joint["best"].worst[0]
-                assert worst >= value - 1e-12 or scope == "all"
-                assert worst == bound_of(made, name, radius, scope=scope, **options).worst[0]
+                assert no_better(name, worst, value, 1e-12) or scope == "all"
+                assert worst == made.bound(name, radius, scope=scope, **options).worst[0]
                 for curve in joint.values():
-                    assert curve.joint[0] >= worst
+                    assert no_better(name, curve.joint[0], worst)
                 halves = [
-                    bound_of(
-                        made, name, radius, scope=scope, delta=0.005, joint=how, **options
-                    ).joint[0]
+                    made.bound(name, radius, scope=scope, delta=0.005, joint=how, **options).joint[
+                        0
+                    ]
                     for how in ("binomial", "union")
                 ]
-                assert joint["best"].joint[0] == min(halves)
-            certified = bound_of(made, name, radius, delta=0.01, joint="binomial", **options)
+                tightest = max(halves) if METRICS[name].lowest else min(halves)
+                assert joint["best"].joint[0] == tightest
+            certified = made.bound(name, radius, delta=0.01, joint="binomial", **options)
             _no_attack_passes(name, certified, truth, lower, upper, options, seed)
 
 
@@ -234,27 +255,33 @@ def _no_attack_passes(
     for _ in range(20):
         z = lower + (upper - lower) * random.choice([0.0, 1.0, random.random()], lower.shape)
         z = np.clip(z, lower, upper)
-        assert DEFINITIONS[name](truth, z, full(options)) <= curve.worst[0] + 1e-9
+        attained = DEFINITIONS[name](truth, z, full(options))
+        assert no_better(name, curve.worst[0], attained, 1e-9)
         failed = random.choice(len(truth), min(curve.failures, len(truth)), replace=False)
         other, moved = np.array(truth), z.copy()
         other[failed] = random.integers(0, 2, failed.size)
         moved[failed] = random.choice([0.0, 1.0, 0.5], moved[failed].shape)
-        assert DEFINITIONS[name](other, moved, full(options)) <= curve.joint[0] + 1e-9
+        attained = DEFINITIONS[name](other, moved, full(options))
+        assert no_better(name, curve.joint[0], attained, 1e-9)
 
 
 @pytest.mark.parametrize("scope", ["certified", "all"])
 @pytest.mark.parametrize("name", METRICS)
 def test_a_population_bound_is_above_the_worst_case_or_refused(name: str, scope: str) -> None:
-    means = {"brier", "log_loss", "selective_risk"}
     made, options = drawn(0), {"delta": 0.01, "scope": scope, "clip": 0.01, "population": True}
-    if name == "classwise_ece":
-        return  # ``classwise`` has no such option
-    if name not in means:
+    if METRICS[name].no_population(Options.of(clip=0.01)) is not None:
         with pytest.raises(ValueError, match="population: expected"):
             made.bound(name, 0.1, **options)
         return
     curve = made.bound(name, [0.0, 0.1], **options)
-    assert (curve.population >= curve.worst).all()
+    for bound, worst in zip(curve.population, curve.worst, strict=True):
+        assert no_better(name, bound, worst)
+
+
+def test_which_metrics_have_bounds_for_a_population() -> None:
+    options = Options.of(clip=0.01)
+    having = {name for name, metric in METRICS.items() if metric.no_population(options) is None}
+    assert having == {"brier", "log_loss", "selective_risk", "certified_accuracy"}
 
 
 def test_curve_and_its_short_forms_are_the_bound() -> None:
@@ -282,7 +309,7 @@ def test_the_command_line_gives_the_library_s_numbers(scope: str, tmp_path: Path
     rows = json.loads(printed.stdout)["metrics"]
     assert {row["metric"] for row in rows} == set(METRICS)
     for row in rows:
-        curve = bound_of(own, row["metric"], row["radius"], bins=7, **options)
+        curve = own.bound(row["metric"], row["radius"], bins=7, **options)
         for column in ("samples", "plain", "worst", "joint"):
             assert row[column] == getattr(curve, column)[0]
         assert row["joint_method"] == curve.method[0]
@@ -300,3 +327,75 @@ def test_the_page_shows_the_library_s_numbers() -> None:
             )
             for column in ("samples", "plain", "worst", "joint"):
                 assert getattr(curve, column).tolist() == getattr(own, column).tolist()
+
+
+@pytest.mark.parametrize("scope", ["certified", "all"])
+def test_certified_accuracy_counts_images(scope: str) -> None:
+    made, radii = drawn(4, rows=200), [0.0, 0.1, 0.3]
+    curve, found = made.curve(radii), made.bound("certified_accuracy", radii, scope=scope, delta=0.01)
+    assert found.scope == "all"
+    assert found.worst == pytest.approx(curve.certified_accuracy, abs=1e-15)
+    assert (found.joint <= found.worst).all()
+    assert found.value is found.joint
+    assert "lowers the certified accuracy" in found.statement()
+    binomial = made.bound("certified_accuracy", radii, scope=scope, delta=0.01, joint="binomial")
+    counted = np.round(found.worst * found.samples) - binomial.failures
+    assert binomial.joint * binomial.samples == pytest.approx(counted, abs=1e-9)
+
+
+def test_joint_bounds_of_the_accuracy_cover_the_truth() -> None:
+    """No more often than delta above the accuracy that the exact probabilities prove."""
+    random = np.random.default_rng(5)
+    p = random.beta(6, 1, 80)
+    labels, predicted = np.zeros(80, np.int64), (np.arange(80) % 5 == 0).astype(np.int64)
+    truth = np.mean((ndtr(ndtri(p) - 0.2) > 0.5) & (predicted == 0))
+    delta, trials = 0.3, 150
+    for joint in ("binomial", "union", "best"):
+        failures = 0
+        for _ in range(trials):
+            votes = random.binomial(60, p)
+            made = cc.Certificates.from_votes(votes, 60, predicted, labels, 0.25, 0.2)
+            found = made.bound("certified_accuracy", 0.05, scope="all", delta=delta, joint=joint)
+            failures += found.joint[0] > truth
+        assert binomtest(failures, trials, delta, alternative="greater").pvalue > 1e-6
+
+
+def test_every_metric_is_in_the_docs_and_told_by_the_command_line(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    table = (root / "docs/metrics.md").read_text().split("## Why")[0]
+    file = tmp_path / "certificates.parquet"
+    drawn(0).to_parquet(file)
+    told = CliRunner().invoke(app, ["bound", str(file), "--metrics", "none"])
+    assert told.exit_code == 2
+    for name in METRICS:
+        assert f"`certified_{name}`" in table or f'`Certificates.bound("{name}")`' in table
+        assert name in told.output
+
+
+def test_a_new_metric_is_one_object(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Registered, it is in bound, comparison, command line, JSON and page."""
+
+    class SquaredAccuracy(Accuracy):
+        name = "squared_accuracy"
+        title = "accuracy squared"
+        words = "square of the accuracy"
+
+        def failed(self, samples: Samples, options: Options, k: int) -> float:
+            return super().failed(samples, options, k) ** 2
+
+    monkeypatch.setitem(METRICS, SquaredAccuracy.name, SquaredAccuracy())
+    made = drawn(2, rows=120)
+    value = made.bound("squared_accuracy", 0.1, delta=0.01)
+    assert value.worst[0] == made.bound("certified_accuracy", 0.1).worst[0] ** 2
+    assert "lowers the square of the accuracy" in value.statement()
+    both = cc.compare({"a": made, "b": made}, 0.1, "squared_accuracy")
+    assert both.curves["a"].worst[0] == value.worst[0]
+    file = tmp_path / "certificates.parquet"
+    made.to_parquet(file)
+    line = ["bound", str(file), "--radii", "0.1", "--delta", "0.01", "--metrics", "all"]
+    printed = CliRunner().invoke(app, [*line, "--json"])
+    rows = {row["metric"]: row for row in json.loads(printed.stdout)["metrics"]}
+    assert rows["squared_accuracy"]["joint"] == value.joint[0]
+    assert "accuracy squared" in CliRunner().invoke(app, line, env={"COLUMNS": "400"}).stdout
+    page = metric_rows(gather(made, radius=0.1, delta=0.01))
+    assert "Square of the accuracy" in [row[0] for row in page]

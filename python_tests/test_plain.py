@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from problems import Problem, problems
 from reference import bin_of, plain_brier, plain_ece
 
-from certcal_ext.metrics import plain
+import certcal_ext as plain
 from certcal_ext.metrics.edges import equal_mass_edges
 
 HERE = Path(__file__).resolve().parent

@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 
 import certcal_ext as cc
 from certcal_ext.certificates.compare import compare
-from certcal_ext.certificates.evidence import NOT_OF_VOTES, SHARED_DRAWS, TOLD_LABELS
+from certcal_ext.certificates.evidence import LABELS_CHOSE, NOT_OF_VOTES, SHARED_DRAWS
+from certcal_ext.certificates.recalibrate import halves, recalibrate_split
 from certcal_ext.certificates.validity import failing_intervals
 from certcal_ext.cli import app
-from certcal_ext.cli._recalibrate import split_and_fit
+from certcal_ext.cli.recalibrate import split_and_fit
 from certcal_ext.interop.export import certified_radii, export, read_back_alpha
 from certcal_ext.intervals.clopper_pearson import best_radius, clopper_pearson
-from certcal_ext.recalibration.split import halves, recalibrate_split
 from certcal_ext.report.facts import default_radii, gather
 from certcal_ext.stopping.adaptive import ReplayedVotes, run_adaptive
 from certcal_ext.stopping.rules import Stopping
@@ -134,9 +134,9 @@ def test_runs_without_labels_and_plain_runs_know_no_planned_radii(tmp_path: Path
     assert unlabelled.planned_radii is None
     assert plain.planned_radii is None
     assert len(unlabelled.at(OTHER)) > 0
-    assert TOLD_LABELS not in unlabelled.provenance.notes
+    assert LABELS_CHOSE not in unlabelled.provenance.notes
     made = stopped_once()
-    assert TOLD_LABELS in made.provenance.notes
+    assert LABELS_CHOSE in made.provenance.notes
     assert "max_draws was too few for the tolerance of 0.0035" in made.provenance.notes[-1]
     made.to_parquet(tmp_path / "c.parquet")
     assert cc.Certificates.from_parquet(tmp_path / "c.parquet").planned_radii == (RADIUS,)
@@ -296,7 +296,7 @@ def test_the_best_radius_is_one_that_all_votes_certify(n: int, alpha: float, sig
     assert made.rows_at(best).certified.all()
     assert not made.rows_at(best * (1 + 1e-12)).certified.any()
     # "Could ever give", in four digits, says no more than it is.
-    told = float(made.reach_words().split("could ever give is ")[1].split()[0])
+    told = float(made.best_radius_words().split("could ever give is ")[1].split()[0])
     assert best * (1 - 1e-3) <= told <= best
 
 

@@ -19,6 +19,8 @@ from reference import worst_brier
 from scipy.optimize import nnls
 
 import certcal_ext as cc
+from certcal_ext.metrics.auroc import auroc, certified_auroc
+from certcal_ext.metrics.resolution import resolution
 from certcal_ext.recalibration.fit import (
     KINDS,
     fit_beta,
@@ -38,10 +40,7 @@ from certcal_ext.recalibration.maps import (
     StepMap,
 )
 from certcal_ext.recalibration.report import (
-    auroc,
-    certified_auroc,
     recalibration_report,
-    resolution,
     resolution_curve,
     split_halves,
     tradeoff_maps,
@@ -290,7 +289,7 @@ def test_arguments_of_maps_are_checked() -> None:
         step.upper_image(["high"])
     with pytest.raises(ValueError, match="lower <= upper"):
         step.image([0.5], [0.4])
-    with pytest.raises(ValueError, match="upper: expected 1 entries"):
+    with pytest.raises(ValueError, match="expected as many upper as lower ends"):
         step.image([0.5], [0.6, 0.7])
     with pytest.raises(ValueError, match="family: expected"):
         LogisticMap("isotonic", 1, 1, 0)

@@ -16,8 +16,8 @@ from pages import Page, intervals, votes
 
 from certcal_ext import Certificates, certified_ece
 from certcal_ext.certificates.guarantee import default_radii, largest_radius
-from certcal_ext.metrics.brier_ece import ece
-from certcal_ext.recalibration.split import recalibrate_split
+from certcal_ext.certificates.recalibrate import recalibrate_split
+from certcal_ext.metrics.ece import ece
 from certcal_ext.report import render_report, write_report
 from certcal_ext.report.facts import gather, reliability
 from certcal_ext.report.words import at_least, at_most, fixed, number, percent

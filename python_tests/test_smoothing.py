@@ -319,7 +319,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("change", "kind", "message"),
         [
-            ({"n0": 0}, ValueError, "n0: expected a whole number at least 1, got 0"),
+            ({"n0": 0}, ValueError, "n0: expected a whole number from 1 to 4294967295, got 0"),
             ({"n": 0}, ValueError, "n: expected a whole number from 1"),
             ({"n": 2.5}, TypeError, "n: expected a whole number"),
             ({"alpha": 0.0}, ValueError, "alpha"),

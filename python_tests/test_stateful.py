@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from problems import SIZES, Problem, problems, random_problem
 
 import certcal_ext as cc
-from certcal_ext.metrics.log_loss import certified_log_loss
-from certcal_ext.metrics.selective import certified_risk_coverage
-from certcal_ext.metrics.state import CertifiedState
-from certcal_ext.metrics.stateful import (
+from certcal_ext import (
     BrierState,
     EceState,
     KsState,
     LogLossState,
     RiskCoverageState,
 )
+from certcal_ext.metrics.log_loss import certified_log_loss
+from certcal_ext.metrics.risk_coverage import certified_risk_coverage
+from certcal_ext.metrics.state import CertifiedState
 
 #: Settings of each class that are not the default ones.
 KINDS: list[tuple[type[CertifiedState[Any]], dict[str, Any]]] = [
@@ -317,7 +317,7 @@ def test_bad_settings(make: Callable[[], Any], error: type[Exception]) -> None:
 
 
 def test_the_adapter_is_not_imported_unasked() -> None:
-    code = "import sys, certcal_ext.metrics.stateful; print('torchmetrics' in sys.modules)"
+    code = "import sys, certcal_ext.metrics.registry; print('torchmetrics' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 
@@ -382,7 +382,7 @@ def test_torchmetrics_adapter(which: int) -> None:
     with pytest.raises(ValueError, match="expected at least one sample"):
         metric.compute()
     batch_value = metric(*parts[0])  # forward: the value of this batch, and it is added
-    assert batch_value.item() == getattr(metric.result(), metric._value)
+    assert batch_value.item() == metric.result().value
     for part in parts[1:]:
         metric(*part)
     assert metric.compute().item() == expected

@@ -41,12 +41,22 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def arguments(function: Callable[..., Any]) -> list[str]:
+    """The names of a callable's arguments; those of options too, which a ``TypedDict`` lists."""
+    names = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        options = re.fullmatch(r"Unpack\[(\w+)\]", str(parameter.annotation))
+        if options:
+            names += inspect.unwrap(function).__globals__[options[1]].__annotations__
+        elif parameter.kind not in LISTS:
+            names.append(name)
+    return names
+
+
 def faults(name: str, function: Callable[..., Any], good: dict[str, Any]) -> list[str]:
     """What goes wrong other than by a TypeError or a ValueError that names the argument."""
     found = []
-    for argument, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in LISTS:
-            continue
+    for argument in arguments(function):
         for kind, make in WRONG.items():
             if argument == "progress" and kind in ("class", "function"):
                 continue  # a function is the user's own, and so is what it raises

@@ -7,6 +7,8 @@ The error budget of a row, alpha in all:
 * votes with a runner-up bound: 9/10 for that interval, 1/10 for the upper bound on the next class (a union over the others);
 * scores: half for the one-sided bound on the votes, half for the two-sided interval (or band) of the scores.
 
+The models of a stack have equal parts of alpha, and spend them as votes.
+
 A row that stopped early spends what its rule of stopping says (docs/fewer-draws.md).
 """
 
@@ -44,7 +46,7 @@ SHARED_MEANING = (
 NOT_OF_VOTES = "these radii do not stand for votes of one number of draws"
 
 #: The note of a run that stopped early and was told the labels (docs/fewer-draws.md).
-TOLD_LABELS = (
+LABELS_CHOSE = (
     "the run stopped samples early and used their labels, so which samples are certified depends on the labels; bounds over "
     "all samples (scope all) do not rest on that choice"
 )
@@ -155,9 +157,9 @@ def with_softmax_error(ends: Interval, classes: int | None) -> Interval:
         Bounds within [0, 1], rounded outward.
 
     Example:
-        >>> from certcal_ext.intervals.interval import Interval
-        >>> with_softmax_error(Interval(np.array([0.0, 0.5]), np.array([1.0, 0.5])), 10).lower < 0.4999991
-        array([ True,  True])
+        >>> ends = with_softmax_error(Interval(np.array([0.0, 0.5]), np.array([1.0, 0.5])), 10)
+        >>> (ends.lower < 0.4999991).tolist(), (ends.upper > 0.5000009).tolist()
+        ([True, True], [True, True])
     """
     if classes is None:
         return ends
@@ -204,7 +206,26 @@ def ends_at_level(table: pa.Table, provenance: Provenance, alpha: float) -> Ends
     classes = others + 1 if selected_by_estimation(provenance) else 1
     if provenance.stopping is not None:
         return _stopped_ends(table, provenance.stopping, votes, draws, alpha)
-    return vote_ends(votes, draws, alpha, runner_up, others, classes)
+    return vote_ends(votes, draws, alpha / events(provenance), runner_up, others, classes)
+
+
+def events(provenance: Provenance) -> int:
+    """How many events share the alpha of a row: the models of a stack, each with an equal part."""
+    return 1 if provenance.event_sigmas is None else len(provenance.event_sigmas)
+
+
+def event_ends(table: pa.Table, provenance: Provenance, alpha: float | None) -> list[Interval]:
+    """Ends of the events of a stack beside the first, for rows that fail with at most alpha.
+
+    Where the first model's estimating draws selected the class, the others may have seen the same noise: their part is
+    then shared among the classes.
+    """
+    votes, draws = matrix(table, "event_votes"), matrix(table, "event_draws")
+    if votes is None or draws is None:
+        return []
+    classes = (provenance.num_classes or 2) if selected_by_estimation(provenance) else 1
+    level = cast(float, alpha) / events(provenance) / classes
+    return [_by_draws(votes[:, j], draws[:, j], level) for j in range(1, votes.shape[1])]
 
 
 def best_lower_ends(table: pa.Table, provenance: Provenance) -> Floats:
@@ -214,13 +235,13 @@ def best_lower_ends(table: pa.Table, provenance: Provenance) -> Floats:
         table: certificates.
         provenance: theirs, with n and alpha.
     """
-    draws, alpha = cast(int, provenance.n), cast(float, provenance.alpha)
+    draws, alpha = cast(int, provenance.n), cast(float, provenance.alpha) / events(provenance)
     votes = np.array([draws])
     if provenance.stopping is not None:
         from certcal_ext.stopping.rules import Stopping, best_lower_ends
 
-        told = table.column("correct").null_count < len(table)
-        return best_lower_ends(Stopping.from_json(provenance.stopping), alpha, draws, told)
+        labelled = table.column("correct").null_count < len(table)
+        return best_lower_ends(Stopping.from_json(provenance.stopping), alpha, draws, labelled)
     if table.column("runner_up_upper").null_count == len(table):
         return _by_draws(votes, votes, alpha).lower
     # With no vote for another class, and alpha parted so, the class's own bound certifies further than the two together.

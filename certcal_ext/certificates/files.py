@@ -15,17 +15,16 @@ import pyarrow.parquet as pq
 
 from certcal_ext._npz import read_npz
 from certcal_ext._text_table import read_text
-from certcal_ext.certificates import sources
+from certcal_ext.certificates import from_draws, from_others
 from certcal_ext.certificates.columns import Columns, kind_of
 from certcal_ext.certificates.evidence import SHARED_DRAWS
 from certcal_ext.certificates.file_options import FileOptions
+from certcal_ext.certificates.from_draws import DEFAULT_ALPHA, Parts
 from certcal_ext.certificates.logs import log_of
 from certcal_ext.certificates.provenance import Provenance, norm_name
 from certcal_ext.certificates.readers import read_columns, read_counts
 from certcal_ext.certificates.stored_votes import votes_of_arrays
 from certcal_ext.certificates.table import SCHEMA, holds_certificates, read_parquet, validate
-
-Parts = tuple[pa.Table, Provenance]
 
 _LOOKED_FOR = (
     "expected certificates (Parquet), vote counts (.npz with counts, labels and sigma), a certification log (a table with "
@@ -38,13 +37,49 @@ _PANDAS, _ATTRIBUTE = b"PANDAS_ATTRS", "certcal"
 _CLOSE = 1e-5
 
 
-def of_file(path: str | PathLike[str], options: FileOptions) -> Parts:
-    """Table and provenance from any file; ``Certificates.from_file`` documents arguments and errors."""
+def file(path: str | PathLike[str], **options: Any) -> Parts:
+    r"""Certificates from any file that they can be made of, told by its content.
+
+    * certificates: Parquet, the JSON of ``export``, or a frame of ``to_pandas`` that pandas wrote;
+    * vote counts: ``.npz`` (see ``readers.read_counts``), JSON;
+    * a certification log in any dialect (see ``readers.read_cohen_log``);
+    * intervals of another verifier: a table with ``correct`` (or ``label`` and ``predicted``), ``lower`` and ``upper``, as
+      CSV, TSV, JSON, ``.npz`` or Parquet, of pandas and polars too;
+    * votes for each row's own class: a table with ``votes``, ``n`` and ``predicted``;
+    * the CSV of ``export``, which has lost its provenance: ``sigma`` (and ``alpha``) give it back.
+
+    Args:
+        path: the file.
+        **options: what the file does not say, see ``FileOptions``: ``sigma``, ``n``, ``alpha``, ``interval_radius``,
+            ``interval_norm``, ``labels_key``, ``runner_up``, ``keep_counts``, ``split``, ``split_seed``.
+
+    Returns:
+        ``Certificates``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: an option that does not exist, or of the wrong kind.
+        ValueError: a file of no such kind, which the message names; an option that is missing, contradicts the file, or has
+            no use for it; values that contradict each other.
+
+    Warns:
+        UserWarning: more samples abstain than are certified.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from certcal_ext import Certificates
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "verified.csv"
+        >>> _ = path.write_text("correct,lower,upper\n1,0.8,0.9\n0,0.5,0.6\n")
+        >>> made = Certificates.from_file(path, interval_norm="linf", interval_radius=8 / 255)
+        >>> made.brier(8 / 255).round(3)
+        array([0.2])
+    """
+    known = FileOptions(**options)
     if not os.path.isfile(path):
         what = "it is a folder" if os.path.isdir(path) else "no such file"
         raise FileNotFoundError(f"{path}: {what}")
     try:
-        table, made = _parts(path, options)
+        table, made = _parts(path, known)
         validate(table, made)
     except (TypeError, ValueError) as error:
         said = str(error)
@@ -60,7 +95,7 @@ def _parts(path: str | PathLike[str], options: FileOptions) -> Parts:
         options.refuse(own, "sigma", "n", "alpha", "interval_radius", "interval_norm", "labels_key")
         options.refuse("a file of certificates was made with or without it", "runner_up", "split")
         return read_parquet(path)
-    if _is_npz(path, magic) and _npz_kind(path) in ("counts", None):
+    if _is_npz(path, magic) and _npz_kind(path) in ("counts", "damaged"):
         return _of_counts(read_counts(path, options.labels_key), path, options)
     try:
         whole = None if magic[:2] == b"PK" or magic == b"PAR1" else _whole_json(path)
@@ -98,6 +133,8 @@ def of_columns(
             contradict each other.
     """
     kind = kind_of(columns.cells)
+    if not len(columns):
+        raise ValueError("expected at least one row of values, got none")
     if kind == "log" and columns.has("lower"):
         raise ValueError(
             "a table with radius, lower and upper, and without correct, is neither a log nor intervals"
@@ -119,7 +156,7 @@ def of_columns(
     if kind == "counts":
         return _of_counts(votes_of_arrays(_plain(columns), options.labels_key), path, options)
     if kind == "log":
-        return sources.of_log(log_of(columns), path, options.sigma, options.n, options.alpha)
+        return from_others.of_log(log_of(columns), path, options.sigma, options.n, options.alpha)
     raise ValueError(f"{_LOOKED_FOR}; got the columns {', '.join(columns.cells) or 'none'}")
 
 
@@ -146,21 +183,18 @@ def _npz_kind(path: str | PathLike[str]) -> str | None:
     try:
         return kind_of(read_npz(path, ())[1])
     except (OSError, ValueError):
-        return None  # read_counts says why
+        return "damaged"  # read_counts says how
 
 
 def _of_counts(stored: Any, path: str | PathLike[str], options: FileOptions) -> Parts:
     options.refuse("only intervals of another verifier need it", "interval_radius", "interval_norm")
-    table, made = sources.of_stored_votes(
-        stored,
-        path,
-        options.sigma,
-        options.alpha,
-        runner_up=options.runner_up,
-        keep_counts=options.keep_counts,
-        split=options.split,
-        seed=options.split_seed,
-    )
+    named: from_others.StoredOptions = {
+        "runner_up": options.runner_up,
+        "keep_counts": options.keep_counts,
+        "split": options.split,
+        "seed": options.split_seed,
+    }
+    table, made = from_others.of_stored_votes(stored, path, options.sigma, options.alpha, named)
     draws = int(stored.counts.sum(axis=1).max())
     if options.n not in (None, draws):
         raise ValueError(f"n: {path} says {draws}, got {options.n}")
@@ -189,7 +223,7 @@ def _of_intervals(columns: Columns, options: FileOptions, path: str | PathLike[s
     label = columns.wholes("label", 0) if columns.has("label") else None
     predicted = columns.wholes("predicted", 0) if columns.has("predicted") else None
     correct = columns.truths("correct") if columns.has("correct") else label == predicted
-    table, made = sources.of_intervals(
+    table, made = from_others.intervals(
         correct,
         columns.reals("lower"),
         columns.reals("upper"),
@@ -197,8 +231,8 @@ def _of_intervals(columns: Columns, options: FileOptions, path: str | PathLike[s
         columns.reals("confidence") if columns.has("confidence") else None,
         label,
         predicted,
-        norm,
-        columns.wholes("index") if columns.has("index") else None,
+        norm=norm,
+        index=columns.wholes("index") if columns.has("index") else None,
     )
     return table, dataclasses.replace(made, source=os.fspath(path), notes=tuple(columns.notes))
 
@@ -241,14 +275,14 @@ def _of_votes(columns: Columns, options: FileOptions, path: str | PathLike[str])
     """Votes for each row's class, which other draws selected."""
     _require_draws(columns, options)
     sigma, alpha = _sigma_alpha(columns, options, "a table of votes that does not say their noise")
-    table, made = sources.of_votes(
+    table, made = from_draws.votes(
         columns.wholes("votes"),
         columns.wholes("n"),
         columns.wholes("predicted"),
         columns.wholes("label") if columns.has("label") else None,
         sigma,
-        sources.DEFAULT_ALPHA if alpha is None else alpha,
-        columns.wholes("index") if columns.has("index") else None,
+        DEFAULT_ALPHA if alpha is None else alpha,
+        index=columns.wholes("index") if columns.has("index") else None,
     )
     return table, dataclasses.replace(made, source=os.fspath(path), notes=tuple(columns.notes))
 
@@ -291,15 +325,15 @@ def _of_certificates(
             source=os.fspath(path),
             notes=tuple(columns.notes),
         )
-    risk = sources.DEFAULT_ALPHA if alpha is None else alpha
-    table, made = sources.of_votes(
+    risk = DEFAULT_ALPHA if alpha is None else alpha
+    table, made = from_draws.votes(
         columns.wholes("votes"),
         columns.wholes("n"),
         columns.wholes("predicted"),
         columns.wholes("label") if columns.has("label") else None,
         sigma,
         risk,
-        columns.wholes("index") if columns.has("index") else None,
+        index=columns.wholes("index") if columns.has("index") else None,
     )
     for end in ("p_lower", "p_upper"):
         apart = np.abs(table[end].to_numpy() - columns.reals(end)) > _CLOSE

@@ -55,13 +55,13 @@ def created_now() -> str:
     Raises:
         ValueError: SOURCE_DATE_EPOCH is no such number.
     """
-    given = os.environ.get(_EPOCH)
-    if given is None:
+    seconds = os.environ.get(_EPOCH)
+    if seconds is None:
         return datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
-        return datetime.fromtimestamp(int(given), timezone.utc).isoformat(timespec="seconds")
+        return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError) as error:
-        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {given!r}") from error
+        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {seconds!r}") from error
 
 
 def norm_name(norm: Any) -> str:
@@ -115,6 +115,7 @@ class Provenance:
         interval: how intervals were made from draws; None: Clopper-Pearson, or another verifier.
         recalibration: JSON of the monotone map that confidences go through, or None.
         stopping: JSON of the rule by which samples stopped early, or None.
+        event_sigmas: of a stack (``stack``), the sigma of the noise of each model, the one that predicts first; or None.
         source: file or tool that the numbers came from.
         torch_version: version of torch that ran the model.
         package_version: version of this package that made the certificate.
@@ -144,6 +145,7 @@ class Provenance:
     interval: str | None = None
     recalibration: str | None = None
     stopping: str | None = None
+    event_sigmas: tuple[float, ...] | None = None
     source: str | None = None
     torch_version: str | None = None
     package_version: str = core.__version__
@@ -171,6 +173,7 @@ class Provenance:
             _check.choice("interval", self.interval, get_args(Interval))
         for name in _TEXTS:
             _require_text(name, getattr(self, name), optional=True)
+        self._check_events()
         _ = self.planned_radii  # raises where the rules of stopping are none
         for name in ("package_version", "created"):
             _require_text(name, getattr(self, name), optional=False)
@@ -178,6 +181,19 @@ class Provenance:
             raise TypeError(f"notes: expected a tuple of str, got {type(self.notes).__name__}")
         for note in self.notes:
             _require_text("notes", note, optional=False)
+
+    def _check_events(self) -> None:
+        if self.event_sigmas is None:
+            return
+        sigmas = tuple(
+            _check.positive_number("event_sigmas", sigma)
+            for sigma in _check.items("event_sigmas", self.event_sigmas)
+        )
+        if len(sigmas) < 2 or sigmas[0] != self.sigma or self.kind != "votes" or self.stopping:
+            raise ValueError(
+                f"event_sigmas: expected two or more, sigma = {self.sigma} first, of votes, got {sigmas}"
+            )
+        object.__setattr__(self, "event_sigmas", sigmas)
 
     def _settle_norm(self, smoothed: bool) -> None:
         if self.norm is not None:

@@ -54,7 +54,7 @@ def read_counts(path: str | PathLike[str], labels_key: str | None = None) -> Vot
             not the sum of a row; no array is named as labels are, and one may be the labels.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, numpy as np
         >>> path = os.path.join(tempfile.mkdtemp(), "votes.npz")
         >>> np.savez(path, counts=[[90, 10], [20, 80]], label=[0, 1], sigma=0.25)
         >>> read_counts(path).sigma
@@ -123,9 +123,9 @@ def read_columns(path: str | PathLike[str]) -> Columns:
         ValueError: no such table. The caller names the file.
 
     Example:
-        >>> import tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "x.csv")
-        >>> _ = open(path, "w").write("correct,lower,upper\n1,0.5,0.75\n")
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "x.csv"
+        >>> _ = path.write_text("correct,lower,upper\n1,0.5,0.75\n")
         >>> read_columns(path).reals("upper")
         array([0.75])
     """

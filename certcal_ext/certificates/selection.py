@@ -57,10 +57,10 @@ def split_counts(
             f"split: expected fewer than the {total} draws of a row, so that some are left to estimate, got {draws}"
         )
     random = np.random.default_rng(_check.whole_number("seed", seed, 0))
-    chosen = np.zeros_like(matrix)
+    sample = np.zeros_like(matrix)
     left, wanted = matrix.sum(axis=1), np.full(len(matrix), taken)
     for k, votes in enumerate(matrix.T):
         left = left - votes
-        chosen[:, k] = random.hypergeometric(votes, left, wanted)
-        wanted = wanted - chosen[:, k]
-    return chosen.argmax(axis=1), matrix - chosen
+        sample[:, k] = random.hypergeometric(votes, left, wanted)
+        wanted = wanted - sample[:, k]
+    return sample.argmax(axis=1), matrix - sample

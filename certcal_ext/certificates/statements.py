@@ -8,29 +8,22 @@ The page, the command line and ``MetricCurve.statement`` say these things in the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certcal_ext._claims import at_most, count, size, sure, written
+from certcal_ext._claims import at_least, at_most, count, size, sure, written
 from certcal_ext.certificates.evidence import how_chosen
 from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.metrics.registry import metric_of
+from certcal_ext.recalibration.maps import RecalibrationMap
+from certcal_ext.recalibration.row_maps import read_map
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.bounds import MetricCurve
-    from certcal_ext.certificates.worst_cases import Choices
+    from certcal_ext.metrics.base import Options
 
-_NAMES = {
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-    "ks": "KS calibration error",
-    "mce": "maximum calibration error",
-    "log_loss": "log loss",
-    "selective_risk": "risk among the accepted predictions",
-    "classwise_ece": "class-wise calibration error",
-}
-_BINNED = ("ece", "mce", "classwise_ece")
 _MOST_EDGES = 20  # that a sentence lists
 
 
@@ -41,29 +34,31 @@ class Subject:
     Attributes:
         provenance: of the certificates; None: not known.
         total: N, all samples that were drawn for.
-        choices: how the metric is defined.
+        options: how the metric is defined.
         common: whether the samples are those that every model of a comparison certifies.
     """
 
     provenance: Provenance | None
     total: int
-    choices: Choices
+    options: Options
     common: bool = False
 
 
 def sentence(curve: MetricCurve, at: int) -> str:
     """See ``MetricCurve.statement``."""
     subject, radius = curve.subject, float(curve.radius[at])
-    made = None if subject is None else subject.provenance
-    here = "" if made is not None and not names_radius(made) else f" at radius {size(radius)}"
+    provenance = None if subject is None else subject.provenance
+    here = (
+        ""
+        if provenance is not None and not names_radius(provenance)
+        else f" at radius {size(radius)}"
+    )
     if curve.samples[at] == 0:
         by = "by every model" if subject is not None and subject.common else ""
         words = f"No sample is certified {by}".rstrip()
-        return f"{words}{here}, so there is no {_NAMES[curve.metric]} to bound."
-    what = (
-        f"{_metric(curve)}{'' if made is None else ' of ' + classifier(made)} {_samples(curve, at)}"
-    )
-    bound = curve.worst if curve.joint is None else curve.joint
+        return f"{words}{here}, so there is no {metric_of(curve.metric).words} to bound."
+    what = f"{_metric(curve)}{'' if provenance is None else ' of ' + classifier(provenance)} {_samples(curve, at)}"
+    bound = curve.value
     if not np.isfinite(bound[at]):
         return (
             f"No finite bound on the {what} can be given{here}: a confidence may reach 0 or 1 where it is wrong. Report "
@@ -74,23 +69,25 @@ def sentence(curve: MetricCurve, at: int) -> str:
         holds = f"Where the intervals{drawn} hold"
     else:
         holds = f"With probability at least {sure(curve.delta)} over the noise draws{drawn or ' of all samples'} together"
-    units = " (in pixel units)" if made is not None and made.kind != "intervals" else ""
+    units = " (in pixel units)" if provenance is not None and provenance.kind != "intervals" else ""
+    lowest = metric_of(curve.metric).lowest
+    limit = at_least if lowest else at_most
     text = (
-        f"{holds}, no {attack(made, radius)}{units} on each sample, all at once, raises the {what} above "
-        f"{at_most(bound[at])}."
+        f"{holds}, no {attack(provenance, radius)}{units} on each sample, all at once, "
+        f"{'lowers' if lowest else 'raises'} the {what} {'below' if lowest else 'above'} {limit(bound[at])}."
     )
     if curve.population is not None:
-        given = ", given that they would be certified," if curve.scope == "certified" else ""
+        condition = ", given that they would be certified," if curve.scope == "certified" else ""
         text += (
             " With the same probability, over these draws and over the choice of the samples, independent ones of a "
-            f"population, its expectation over new samples of that population{given} stays at or below "
-            f"{at_most(curve.population[at])} under such attacks."
+            f"population, its expectation over new samples of that population{condition} stays at or "
+            f"{'above' if lowest else 'below'} {limit(curve.population[at])} under such attacks."
         )
-    chosen = "" if made is None or curve.scope != "certified" else how_chosen(made)
-    return f"{text} {chosen}".rstrip()
+    selection = "" if provenance is None or curve.scope != "certified" else how_chosen(provenance)
+    return f"{text} {selection}".rstrip()
 
 
-def attack(made: Provenance | None, radius: float) -> str:
+def attack(provenance: Provenance | None, radius: float) -> str:
     """What the attacker may do, for a sentence with "no": a norm and a size only where they are known.
 
     Example:
@@ -99,31 +96,48 @@ def attack(made: Provenance | None, radius: float) -> str:
         >>> attack(Provenance(kind="intervals"), 0.5)
         "attack within the verifier's threat model"
     """
-    if made is None:
+    if provenance is None:
         return f"attack of size {size(radius)}"
-    if names_radius(made) and made.norm is not None:
-        return f"{made.norm} attack of size {size(radius)}"
+    if names_radius(provenance) and provenance.norm is not None:
+        return f"{provenance.norm} attack of size {size(radius)}"
     return "attack within the verifier's threat model"
 
 
-def names_radius(made: Provenance) -> bool:
+def names_radius(provenance: Provenance) -> bool:
     """Whether a radius means something: of another verifier's intervals only where they came with one."""
-    return made.kind != "intervals" or made.radius is not None
+    return provenance.kind != "intervals" or provenance.radius is not None
 
 
-def classifier(made: Provenance) -> str:
+def classifier(provenance: Provenance) -> str:
     """Whose confidences are bounded.
 
     Example:
         >>> classifier(Provenance(kind="votes", sigma=0.25, alpha=0.001, n=1000))
         'the smoothed classifier (exactly Gaussian noise, sigma 0.25; confidence: its share of votes)'
     """
-    mapped = "" if made.recalibration is None else ", after the stored monotone map"
-    if made.kind == "intervals":
+    mapped = after_map(provenance)
+    if provenance.kind == "intervals":
         return f"the classifier that was verified{mapped}"
-    confidence = "mean softmax score" if made.kind == "scores" else "share of votes"
-    noise = f"exactly Gaussian noise, sigma {written(made.sigma or 0.0)}"
+    confidence = "mean softmax score" if provenance.kind == "scores" else "share of votes"
+    noise = f"exactly Gaussian noise, sigma {written(provenance.sigma or 0.0)}"
     return f"the smoothed classifier ({noise}; confidence: its {confidence}{mapped})"
+
+
+def after_map(provenance: Provenance) -> str:
+    """Which map the confidences go through, with a comma before it; empty where there is none."""
+    if provenance.recalibration is None:
+        return ""
+    mapping = read_map(provenance.recalibration)
+    if isinstance(mapping, RecalibrationMap):
+        return ", after the stored monotone map"
+    label = "predicted class" if mapping.by == "predicted" else "group"
+    if mapping.events == 1:
+        return f", after the stored monotone map of its {label}"
+    sigmas = ", ".join(map(written, provenance.event_sigmas or ()))
+    return (
+        f", put together with those of the other models for its class (sigma {sigmas}) by the stored increasing function of "
+        f"its {label}"
+    )
 
 
 def binning(edges: NDArray[np.float64], closed: str) -> str:
@@ -144,20 +158,19 @@ def binning(edges: NDArray[np.float64], closed: str) -> str:
 
 def _metric(curve: MetricCurve) -> str:
     """The metric with what defines it."""
-    name = _NAMES[curve.metric]
+    metric = metric_of(curve.metric)
     if curve.subject is None:
-        return name
-    choices: Any = curve.subject.choices
-    details = ["all classes" if curve.metric == "classwise_ece" else "top label"]
-    if curve.metric in _BINNED:
-        details.append(binning(choices.edges, choices.closed))
-    if curve.metric == "log_loss" and choices.clip is not None:
-        details.append(
-            f"confidences clipped to [{written(choices.clip)}, 1 - {written(choices.clip)}]"
-        )
-    if curve.metric == "selective_risk":
-        details.append(f"accepted from confidence {written(choices.threshold)} on")
-    return f"{name} ({', '.join(details)})"
+        return metric.words
+    options = curve.subject.options
+    details = ["all classes" if metric.of_classes else "top label"]
+    if "bins" in metric.uses:
+        details.append(binning(options.bins.edges, options.bins.closed))
+    if "clip" in metric.uses and options.clip.clip is not None:
+        limit = written(options.clip.clip)
+        details.append(f"confidences clipped to [{limit}, 1 - {limit}] in {options.clip.dtype}")
+    if "threshold" in metric.uses:
+        details.append(f"accepted from confidence {written(options.threshold)} on")
+    return f"{metric.words} ({', '.join(details)})"
 
 
 def _samples(curve: MetricCurve, at: int) -> str:

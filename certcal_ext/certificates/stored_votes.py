@@ -51,7 +51,7 @@ def votes_of_arrays(arrays: Mapping[str, NDArray[Any]], labels_key: str | None) 
         TypeError: an array of the wrong kind.
         ValueError: no votes, or votes, labels or settings that contradict each other, naming array and row.
     """
-    found = {
+    names = {
         role: None if role == "label" and labels_key is not None else _only(arrays, role)
         for role in ROLES
     }
@@ -60,19 +60,19 @@ def votes_of_arrays(arrays: Mapping[str, NDArray[Any]], labels_key: str | None) 
             raise ValueError(
                 f"labels: there is no array {labels_key!r}; the file holds {', '.join(arrays)}"
             )
-        found["label"] = labels_key
-    name = found["counts"]
+        names["label"] = labels_key
+    name = names["counts"]
     if name is None:
         raise ValueError(f"expected an array counts (N, K), got {', '.join(arrays) or 'none'}")
     counts = counts_matrix(name, whole_values(name, arrays[name]), own_sums=True)
     rows, classes = counts.shape
     sums = counts.sum(axis=1)
     labels = None
-    if (key := found["label"]) is not None:
+    if (key := names["label"]) is not None:
         labels = _column(key, arrays[key], rows, classes)
     else:
         _require_no_labels(arrays, rows)
-    draws = None if found["n"] is None else whole_values("n", arrays[found["n"]]).reshape(-1)
+    draws = None if names["n"] is None else whole_values("n", arrays[names["n"]]).reshape(-1)
     if draws is not None:
         if draws.size not in (1, rows):
             raise ValueError(f"array n: expected one number, or one a row, got {draws.size}")
@@ -83,13 +83,13 @@ def votes_of_arrays(arrays: Mapping[str, NDArray[Any]], labels_key: str | None) 
                 f"array n: expected the sum of a row of counts, {sums[row]} in row {row}, got "
                 f"{np.broadcast_to(draws, rows)[row]:g}"
             )
-    sigma, alpha = (_scalar(found[role], arrays) for role in ("sigma", "alpha"))
+    sigma, alpha = (_scalar(names[role], arrays) for role in ("sigma", "alpha"))
     if sigma is not None:
         _check.positive_number("array sigma", sigma)
     index = (
         None
-        if found["index"] is None
-        else _column(found["index"], arrays[found["index"]], rows, None)
+        if names["index"] is None
+        else _column(names["index"], arrays[names["index"]], rows, None)
     )
     return VoteCounts(counts, labels, sigma, alpha, index)
 
@@ -158,24 +158,24 @@ def whole_values(name: str, value: Any) -> NDArray[Any]:
         >>> whole_values("counts", np.array([[9.0, 1.0]]))
         array([[9, 1]])
     """
-    given = _check.array(name, value)
-    if given.dtype.kind != "f":
-        if given.dtype.kind not in "iu":
-            raise TypeError(f"{name}: expected whole numbers, got dtype {given.dtype}")
-        return given
-    good = np.isfinite(given) & (np.floor(given) == given)
+    array = _check.array(name, value)
+    if array.dtype.kind != "f":
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name}: expected whole numbers, got dtype {array.dtype}")
+        return array
+    good = np.isfinite(array) & (np.floor(array) == array)
     if not good.all():
-        at = np.unravel_index(int(np.argmin(good)), given.shape)
-        hint = "; shares have to be multiplied by the number of draws" if 0 < given[at] < 1 else ""
+        at = np.unravel_index(int(np.argmin(good)), array.shape)
+        hint = "; shares have to be multiplied by the number of draws" if 0 < array[at] < 1 else ""
         raise ValueError(
-            f"{name}: expected whole numbers, got {given[at]} in row {at[0] if at else 0}{hint}"
+            f"{name}: expected whole numbers, got {array[at]} in row {at[0] if at else 0}{hint}"
         )
-    limit = 2.0 ** (np.finfo(given.dtype).nmant + 1)
-    if given.size and float(np.abs(given).max()) >= limit:
+    limit = 2.0 ** (np.finfo(array.dtype).nmant + 1)
+    if array.size and float(np.abs(array).max()) >= limit:
         raise ValueError(
-            f"{name}: expected whole numbers, got {given.dtype} of {limit:g} or more, which are rounded"
+            f"{name}: expected whole numbers, got {array.dtype} of {limit:g} or more, which are rounded"
         )
-    return given.astype(np.int64)
+    return array.astype(np.int64)
 
 
 def counts_matrix(name: str, value: Any, *, own_sums: bool = False) -> NDArray[np.int64]:
@@ -194,22 +194,22 @@ def counts_matrix(name: str, value: Any, *, own_sums: bool = False) -> NDArray[n
         ValueError: no rows, fewer than two classes, negative votes, or row sums that differ or are 0, naming the first such
             row.
     """
-    given = _check.array(name, value)
-    if given.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected whole numbers, got dtype {given.dtype}")
-    if given.ndim != 2:
-        raise ValueError(f"{name}: expected shape (N, K), got {given.shape}")
-    if not given.shape[0]:
+    array = _check.array(name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected whole numbers, got dtype {array.dtype}")
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected shape (N, K), got {array.shape}")
+    if not array.shape[0]:
         raise ValueError(f"{name}: expected at least one sample, got none")
-    if given.shape[1] < 2:
-        raise ValueError(f"{name}: expected at least two classes, got {given.shape[1]}")
-    bad = (given < 0) | (given > MAX_DRAWS)
+    if array.shape[1] < 2:
+        raise ValueError(f"{name}: expected at least two classes, got {array.shape[1]}")
+    bad = (array < 0) | (array > MAX_DRAWS)
     if bad.any():
         row = int(np.argmax(bad.any(axis=1)))
         raise ValueError(
-            f"{name}: expected votes from 0 to {MAX_DRAWS}, got {given[row].tolist()} in row {row}"
+            f"{name}: expected votes from 0 to {MAX_DRAWS}, got {array[row].tolist()} in row {row}"
         )
-    counts = np.ascontiguousarray(given, dtype=np.int64)
+    counts = np.ascontiguousarray(array, dtype=np.int64)
     sums = counts.sum(axis=1)
     unequal = sums != sums[0]
     if unequal.any() and not own_sums:

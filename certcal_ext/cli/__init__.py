@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 try:
@@ -14,33 +15,14 @@ except ImportError as error:
         'certcal: error: the command line needs typer: pip install "certcal_ext[cli]"'
     ) from error
 
-from certcal_ext.cli import (
-    _config,
-    attack,
-    bound,
-    certify,
-    demo,
-    doctor,
-    export,
-    replay,
-    report,
-    train,
-)
+from certcal_ext.cli._config import configurable
 
 __all__ = ["SUBCOMMANDS", "app", "main"]
 
-#: Module of each subcommand, which holds a function of the same name and its EXAMPLES.
-SUBCOMMANDS = {
-    "certify": certify,
-    "bound": bound,
-    "replay": replay,
-    "train": train,
-    "attack": attack,
-    "report": report,
-    "export": export,
-    "demo": demo,
-    "doctor": doctor,
-}
+_NAMES = "certify bound compare recalibrate forecast milp baselines replay train attack report export demo doctor"
+
+#: Module of each subcommand, which holds a function of the same name and its EXAMPLES; in the order of ``--help``.
+SUBCOMMANDS = {name: import_module(f"{__name__}.{name}") for name in _NAMES.split()}
 
 app = typer.Typer(
     name="certcal",
@@ -53,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _module in SUBCOMMANDS.items():
-    app.command(_name, epilog=_module.EXAMPLES)(_config.configurable(getattr(_module, _name)))
+    app.command(_name, epilog=_module.EXAMPLES)(configurable(getattr(_module, _name)))
 
 
 def _print_version(asked: bool) -> None:
@@ -65,7 +47,7 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def _common(
+def _options_before_the_subcommand(
     version: Annotated[
         bool,
         typer.Option(

@@ -336,8 +336,6 @@ def score_band(counts: Any, alpha: float, method: str = "both", mean: Any = None
 
     Example:
         >>> counts = [[0, 0, 0, 1000], [250, 250, 250, 250]]
-        >>> score_band(counts, 1e-3).at(0.25).upper.round(3)
-        array([1.   , 0.735])
         >>> score_band(counts, 1e-3, mean=[0.99, 0.5]).at(0.25).upper.round(3)
         array([0.998, 0.649])
     """

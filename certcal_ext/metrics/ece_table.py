@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check, _threads
 from certcal_ext._load import core
-from certcal_ext.metrics.state import LOW_BITS, MAX_ROWS, CertifiedState, possible_sums
+from certcal_ext.bins import Bins
+from certcal_ext.metrics.state import (
+    FRACTION_BITS,
+    LOW_BITS,
+    MAX_ROWS,
+    CertifiedState,
+    possible_sums,
+)
 
-#: A confidence is kept as a multiple of 2^-52 and a sum of them in two words.
-FRACTION_BITS = 52
 _CELL_WORDS = 5
 
 Intervals = tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]
@@ -47,6 +52,11 @@ class CertifiedEce:
     def bins(self) -> int:
         """Number of bins."""
         return self.edges.size - 1
+
+    @property
+    def cells(self) -> Bins:
+        """The bins as an object, with the lookup of the one that a confidence is in."""
+        return Bins(self.edges, self.closed)
 
     @cached_property
     def worst_confidence(self) -> NDArray[np.float64]:
@@ -147,11 +157,10 @@ class EceTable(CertifiedState[CertifiedEce]):
         (0.5, 2)
     """
 
-    def __init__(self, bins: int = 15, edges: Any = None, closed: str = "right") -> None:
+    def __init__(self, bins: int | Bins = 15, edges: Any = None, closed: str = "right") -> None:
         """An empty table; the arguments are described with the class."""
-        self._edges = _read_only(_check.bin_edges(bins, edges))
-        self._closed = "left" if _check.closed_left(closed) else "right"
-        count = self._edges.size - 1
+        self._bins = Bins.of(bins, edges, closed)
+        count = len(self._bins)
         super().__init__((2, count, count, _CELL_WORDS))
 
     def certify(self) -> CertifiedEce:
@@ -164,11 +173,17 @@ class EceTable(CertifiedState[CertifiedEce]):
 
     def solve(self, intervals: Intervals | None) -> CertifiedEce:
         """``certify`` of at least one row; the result refers to ``intervals``, all of them where given."""
-        signs = np.empty(self._edges.size - 1, np.int8)
-        value = core.ece_solve(self._state, self._edges, signs)
+        signs = np.empty(len(self._bins), np.int8)
+        value = core.ece_solve(self._state, self._bins.edges, signs)
         state = None if intervals is None else _read_only(self._state)
         return CertifiedEce(
-            value, _read_only(signs), self._edges, self._closed, self._rows, intervals, state
+            value,
+            _read_only(signs),
+            self._bins.edges,
+            self._bins.closed,
+            self._rows,
+            intervals,
+            state,
         )
 
     def _add(
@@ -178,8 +193,8 @@ class EceTable(CertifiedState[CertifiedEce]):
             right,
             low,
             high,
-            self._edges,
-            self._closed == "left",
+            self._bins.edges,
+            self._bins.closed_left,
             self._state,
             threads=_threads.num_threads(),
         )
@@ -190,10 +205,10 @@ class EceTable(CertifiedState[CertifiedEce]):
         return self.solve(None)
 
     def _settings(self) -> dict[str, Any]:
-        return {"edges": self._edges.tolist(), "closed": self._closed}
+        return {"edges": self._bins.edges.tolist(), "closed": self._bins.closed}
 
     def _checked_rows(self) -> int:
-        return _rows_of_state(self._state, self._edges)
+        return _rows_of_state(self._state, self._bins.edges)
 
 
 def _rows_of_state(state: NDArray[np.int64], edges: NDArray[np.float64]) -> int:

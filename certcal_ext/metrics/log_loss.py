@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exact worst-case log loss of the predicted class."""
+"""The top-label log loss, its exact worst case, and sums of it that add."""
 
 from __future__ import annotations
 
@@ -13,80 +13,18 @@ from numpy.typing import NDArray
 
 from certcal_ext import _check
 from certcal_ext._rounding import rounded_up
-from certcal_ext.metrics.state import LOW_BITS
+from certcal_ext.metrics.base import Floats, MeanMetric, Options, Right, Samples
+from certcal_ext.metrics.clip import Clip, rounded_up_from_wide
+from certcal_ext.metrics.state import LOW_BITS, MAX_ROWS, CertifiedState
 
-__all__ = ["CertifiedLogLoss", "certified_log_loss"]
-
-#: The floating-point formats that a deployed model may clip in.
-DTYPES = ("float64", "float32")
+__all__ = ["CertifiedLogLoss", "LogLossState", "certified_log_loss", "log_loss"]
 
 #: A loss is kept as a multiple of 2^-42: the largest finite one, -log 2^-1074 < 2^10, then has 52
 #: bits, and a sum of 2^36 of them fits into two words, the lower one of 26 bits.
-LOSS_FRACTION_BITS = 42
+_FRACTION_BITS = 42
 
 #: Samples, right ones, samples of infinite loss, sum of the others in two words.
-LOSS_WORDS = 5
-
-_Wide = np.longdouble
-_Floats = NDArray[np.float64]
-_Losses = NDArray[np.longdouble]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """How the deployed model reports a confidence z: min(max(fl(z), fl(clip)), fl(1 - clip)), in floating point.
-
-    Where the rounded 1 - clip differs between the ways of writing it in float32, each loss is charged the costlier one.
-
-    Attributes:
-        clip: above 0 and below 0.5; None: nothing is clipped.
-        dtype: "float64" or "float32", the format that is computed in.
-    """
-
-    clip: float | None = None
-    dtype: str = "float64"
-
-    @property
-    def least(self) -> float:
-        """The smallest confidence that is reported."""
-        return 0.0 if self.clip is None else float(np.dtype(self.dtype).type(self.clip))
-
-    @property
-    def most(self) -> tuple[float, float]:
-        """The largest one, by the way of writing it that gives the smaller and the larger number."""
-        if self.clip is None:
-            return 1.0, 1.0
-        kind = np.dtype(self.dtype).type
-        ends = float(kind(1.0 - self.clip)), float(kind(1) - kind(self.clip))
-        return min(ends), max(ends)
-
-    def reported(self, right: NDArray[np.uint8], low: _Floats, high: _Floats) -> _Floats:
-        """(N,) the reported confidence of largest loss: of right samples that for ``low``, of wrong ones for ``high``."""
-        right_most, wrong_most = self.most
-        chosen = right != 0
-        rounded = np.where(chosen, low, high).astype(self.dtype).astype(np.float64)
-        return np.clip(rounded, self.least, np.where(chosen, right_most, wrong_most))
-
-    def losses(self, right: NDArray[np.uint8], low: _Floats, high: _Floats) -> _Losses:
-        """(N,) the largest losses in nats, rounded up; infinite where they are unbounded.
-
-        The logarithm is that of ``longdouble``, computed one by one: the vectorised one of float64 may depend on where in
-        the array a number stands, and then a sum would depend on the order.
-        """
-        reported = self.reported(right, low, high).astype(_Wide)
-        with np.errstate(divide="ignore"):
-            # log1p(-u) instead of log(1 - u): 1 - u would be rounded.
-            values = -np.where(right != 0, np.log(reported), np.log1p(-reported))
-        # Logarithms of a C library are right to about one unit in the last place; eight are added. abs: no -0.
-        return np.asarray(np.abs(values) * (1 + 8 * np.finfo(_Wide).eps))
-
-    @property
-    def largest(self) -> float:
-        """The largest loss that a sample can have, rounded up; infinite where nothing is clipped."""
-        ends = np.array([0.0, 1.0])
-        return float(
-            rounded_up_from_wide(self.losses(np.array([1, 0], np.uint8), ends, ends)).max()
-        )
+_WORDS = 5
 
 
 @dataclass(frozen=True)
@@ -168,45 +106,107 @@ def certified_log_loss(
         >>> certified_log_loss([1, 0], lower=[0.5, 0.25], upper=[1.0, 1.0]).value
         inf
     """
-    limit = checked_clip(clip, dtype)
+    limit = Clip.of(clip, dtype)
     right, low, high = _check.some_intervals(correct, lower, upper)
-    return loss_of_sums(loss_sums(right, low, high, limit), limit)
+    return _of_sums(_sums_of(right, low, high, limit), limit)
 
 
-def checked_clip(clip: Any, dtype: Any = "float64") -> Clip:
-    """The two options as one object.
+def log_loss(
+    correct: Any, confidence: Any, clip: float | None = None, dtype: str = "float64"
+) -> float:
+    """The top-label log loss, the mean of -log(z if right, else 1 - z), in nats, without an attack.
+
+    Args:
+        correct: (N,) booleans or 0/1, whether the prediction is right.
+        confidence: (N,) confidences of the predicted class, in [0, 1].
+        clip: above 0 and below 0.5: confidences are clipped to [clip, 1 - clip]; None: as they are.
+        dtype: "float64" or "float32", in which they are rounded and clipped, as in ``certified_log_loss``.
+
+    Returns:
+        The loss, at most 2^-41 too large; infinite where a right sample has confidence 0 or a wrong one 1.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: no samples, shapes that differ, confidences outside [0, 1], a ``clip`` out of range or vanishing
+            in ``dtype``, or an unknown ``dtype``.
+
+    Example:
+        >>> round(log_loss([1, 0], [1.0, 0.5]), 6)
+        0.346574
+    """
+    right, z = _check.points(correct, confidence)
+    return certified_log_loss(right, z, z, clip, dtype).value
+
+
+class LogLossState(CertifiedState[CertifiedLogLoss]):
+    """The certified log loss of data in parts; ``compute`` equals ``certified_log_loss`` bit for bit.
+
+    State: (5,) samples, right ones, those of infinite loss, and the sum of the other losses in two words, (high * 2^26 +
+    low) / 2^42.
+
+    Args:
+        clip: as for ``certified_log_loss``.
+        dtype: likewise.
 
     Raises:
         TypeError: ``clip`` is no number.
-        ValueError: it is out of range, or vanishes in ``dtype``; or ``dtype`` is none of ``DTYPES``.
+        ValueError: it is out of range or vanishes in ``dtype``, or ``dtype`` is unknown.
+
+    Example:
+        >>> state = LogLossState(clip=0.01)
+        >>> state.update([1, 0], lower=[0.0, 0.25], upper=[1.0, 0.5])
+        >>> round(state.compute().value, 6)
+        2.649159
     """
-    _check.choice("dtype", dtype, DTYPES)
-    if clip is None:
-        return Clip(None, dtype)
-    limit = _check.real_number("clip", clip)
-    if not 0 < limit < 0.5:
-        raise ValueError(f"clip: expected a number above 0 and below 0.5, got {clip}")
-    result = Clip(limit, dtype)
-    if not (result.least > 0 and result.most[1] < 1):
-        raise ValueError(
-            f"clip: expected a number that does not vanish in {dtype}, where 1 - clip is {result.most[1]:g}, got {clip}"
-        )
-    return result
+
+    def __init__(self, clip: float | None = None, dtype: str = "float64") -> None:
+        """A state of no samples; the arguments are described with the class."""
+        super().__init__((_WORDS,))
+        self._clip = Clip.of(clip, dtype)
+
+    def _add(self, right: Right, low: Floats, high: Floats) -> None:
+        self._state += _sums_of(right, low, high, self._clip)
+
+    def _result(self) -> CertifiedLogLoss:
+        return _of_sums(self._state, self._clip)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"clip": self._clip.clip, "dtype": self._clip.dtype}
+
+    def _checked_rows(self) -> int:
+        rows, right, infinite, high, low = (int(word) for word in self._state)
+        if rows > MAX_ROWS or max(right, infinite) > rows:
+            raise ValueError(
+                "state: expected at most 2^36 samples, no more of them right or infinite"
+            )
+        if infinite and self._clip.clip is not None:
+            raise ValueError("state: expected no infinite loss with a clip")
+        # The largest finite loss of a right and of a wrong sample, and the least one: with a clip neither 0 nor infinite.
+        of_right, of_wrong = self._loss(1, 0.0), self._loss(0, 1.0)
+        least = min(self._loss(1, 1.0), self._loss(0, 0.0))
+        finite = rows - infinite
+        most = min(right, finite) * of_right + (finite - min(right, finite)) * of_wrong
+        total = (high << LOW_BITS) + low
+        if not finite * least <= total <= most or low > finite * ((1 << LOW_BITS) - 1):
+            raise ValueError("state: expected a sum of losses that its finite samples can give")
+        return rows
+
+    def _loss(self, correct: int, confidence: float) -> int:
+        """The loss of one sample in units; of the confidence beside it where it would be infinite."""
+        ends = np.array([confidence]), np.array([confidence])
+        words = _sums_of(np.array([correct], np.uint8), *ends, self._clip)
+        if words[2]:
+            kind = np.dtype(self._clip.dtype).type
+            return self._loss(correct, float(np.nextafter(kind(confidence), kind(0.5))))
+        return (int(words[3]) << LOW_BITS) + int(words[4])
 
 
-def rounded_up_from_wide(values: _Losses) -> _Floats:
-    """Float64 at or above each value."""
-    return np.nextafter(values.astype(np.float64), np.inf)
-
-
-def loss_sums(
-    right: NDArray[np.uint8], low: _Floats, high: _Floats, clip: Clip
-) -> NDArray[np.int64]:
+def _sums_of(right: Right, low: Floats, high: Floats, clip: Clip) -> NDArray[np.int64]:
     """(5,) the integers of these samples; those of several parts add."""
     _check.require_ordered(low, high)
     losses = clip.losses(right, low, high)
     finite = losses[np.isfinite(losses)]
-    fixed = np.ceil(np.ldexp(finite, LOSS_FRACTION_BITS)).astype(np.int64)
+    fixed = np.ceil(np.ldexp(finite, _FRACTION_BITS)).astype(np.int64)
     return np.array(
         [
             right.size,
@@ -219,9 +219,51 @@ def loss_sums(
     )
 
 
-def loss_of_sums(sums: NDArray[np.int64], clip: Clip) -> CertifiedLogLoss:
+def _of_sums(sums: NDArray[np.int64], clip: Clip) -> CertifiedLogLoss:
     """The result from the integers of at least one sample."""
     rows, right, infinite, high, low = (int(word) for word in sums)
-    exact = Fraction((high << LOW_BITS) + low, rows << LOSS_FRACTION_BITS)
+    exact = Fraction((high << LOW_BITS) + low, rows << _FRACTION_BITS)
     value = math.inf if infinite else min(rounded_up(exact), clip.largest)
     return CertifiedLogLoss(value, rows, right / rows, infinite, clip.clip, clip.dtype)
+
+
+class LogLoss(MeanMetric):
+    """The mean of -log of what the truth was given, in nats."""
+
+    name = "log_loss"
+    title = "log loss"
+    words = "log loss"
+    uses = ("clip",)
+
+    def certified(self, samples: Samples, options: Options) -> float:
+        """``certified_log_loss``."""
+        clip = options.clip
+        rows = samples.correct, samples.lower, samples.upper
+        return certified_log_loss(*rows, clip.clip, clip.dtype).value
+
+    def terms(self, samples: Samples, options: Options) -> tuple[Floats, float]:
+        """Losses; an uncertified sample is right with a confidence of at least 1 - gap, or wrong with one of at most gap.
+
+        What is reported is not symmetric (1 - clip is rounded), so the costlier of the two counts. 1 - gap is exact from a
+        gap of 1/2 on.
+        """
+        clip, gap = options.clip, samples.gap
+        right = np.ones(gap.size, np.uint8)
+        least = np.where(gap >= 0.5, 1.0 - gap, np.nextafter(1.0 - gap, 0.0))
+        own = clip.losses(samples.correct, samples.lower, samples.upper)
+        rest = np.maximum(clip.losses(right, least, gap), clip.losses(1 - right, least, gap))
+        most = clip.largest
+        return np.minimum(rounded_up_from_wide(np.concatenate((own, rest))), most), most
+
+    def no_population(self, options: Options) -> str | None:
+        """Only of losses that are bounded."""
+        if options.clip.clip is not None:
+            return None
+        return "clip: expected a number for the population's log loss, which is unbounded without"
+
+    def state(self, options: Options) -> LogLossState:
+        """Sums of losses."""
+        return LogLossState(options.clip.clip, options.clip.dtype)
+
+
+METRIC = LogLoss()

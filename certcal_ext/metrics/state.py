@@ -15,7 +15,8 @@ from certcal_ext import _check
 #: A state holds at most this many samples; its 64-bit words cannot overflow below that.
 MAX_ROWS = 2**36
 
-#: The lower word of a sum has this many bits.
+#: A confidence is kept as a multiple of 2^-52, and a sum of them in two words, of which the lower one has 26 bits.
+FRACTION_BITS = 52
 LOW_BITS = 26
 
 Integers = NDArray[np.int64]

@@ -165,7 +165,9 @@ def fit_isotonic(
     return StepMap(tuple(jumps.tolist()), tuple(np.clip(levels, least, 1.0 - least).tolist()))
 
 
-def fit_tradeoff(correct: Any, lower: Any, upper: Any, confidence: Any, share: float) -> StepMap:
+def fit_tradeoff(
+    correct: Any, lower: Any, upper: Any, confidence: Any, share: float, weights: Any = None
+) -> StepMap:
     """The monotone map that is best for a mix of the score without an attack and the certified one.
 
     (1 - share) times the Brier score of the confidences as they are, plus share times the certified Brier
@@ -182,6 +184,7 @@ def fit_tradeoff(correct: Any, lower: Any, upper: Any, confidence: Any, share: f
         confidence: (N,) confidences without an attack, in [0, 1].
         share: weight of the certified score, in [0, 1], taken to the nearest thousandth. 0 is ordinary
             isotonic regression, 1 is ``fit_isotonic``.
+        weights: (N,) whole numbers from 0 to 2 million, how often a sample counts; once where None.
 
     Returns:
         ``StepMap``.
@@ -203,8 +206,10 @@ def fit_tradeoff(correct: Any, lower: Any, upper: Any, confidence: Any, share: f
     if not 0 <= wanted <= 1:
         raise ValueError(f"share: expected a number from 0 to 1, got {share}")
     unit = round(wanted * _UNITS)
-    weights = np.repeat([_UNITS - unit, unit], right.size)
-    return fit_isotonic(np.tile(right, 2), np.append(points, low), np.append(points, high), weights)
+    both = np.repeat([_UNITS - unit, unit], right.size)
+    if weights is not None:
+        both *= np.tile(_check.int_vector("weights", weights, right.size), 2)
+    return fit_isotonic(np.tile(right, 2), np.append(points, low), np.append(points, high), both)
 
 
 def fit_constant(correct: Any, lower: Any, upper: Any, weights: Any = None) -> StepMap:
@@ -418,10 +423,10 @@ def _descend(
         damped = size + damping + 1e-12 * max(size.max(), 1e-300)
         candidate[free] -= axes @ (along / damped) / scale
         candidate = np.clip(candidate, least, most)
-        found = objective(candidate)
-        if found[0] < value:
-            done = value - found[0] <= _LEAST_PROGRESS * value
-            theta, (value, slope, bend), damping = candidate, found, damping / 8.0
+        step = objective(candidate)
+        if step[0] < value:
+            done = value - step[0] <= _LEAST_PROGRESS * value
+            theta, (value, slope, bend), damping = candidate, step, damping / 8.0
             if done and damping < 1e-3:
                 break
         elif damping > _MAX_DAMPING:

@@ -7,27 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from certcal_ext._claims import at_most, count, fixed, number, percent, size, sureness
-from certcal_ext._files import replacing
 from certcal_ext.metrics.edges import equal_width_edges
+from certcal_ext.metrics.registry import METRICS
+from certcal_ext.report import style
 from certcal_ext.report.facts import reliability
-from certcal_ext.report.style import (
-    CLEAN,
-    INK,
-    MUTED,
-    WORST,
-    figure,
-    legend,
-    style,
-    to_svg,
-)
-from certcal_ext.report.templates import rendered
+from certcal_ext.report.figures import bubbles
+from certcal_ext.report.templates import render, write
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from certcal_ext.attacks import AttackResult, BoundReport, Calibration
 
 _MOST_POINTS = 1500
@@ -73,13 +62,13 @@ def render_attack_report(
     import certcal_ext
 
     before, after = result.before(bins=bins), result.after(bins=bins)
-    with style():
+    with style.settings():
         figures = {
             "clean": _reliability(result, before, bins, attacked=False),
             "attacked": _reliability(result, after, bins, attacked=True),
             "moves": _moves(result),
         }
-    return rendered(
+    return render(
         "attack_template.html",
         figures,
         title=title,
@@ -117,11 +106,7 @@ def write_attack_report(result: AttackResult, path: str | Path, **options: Any) 
         ImportError: jinja2 or matplotlib is missing.
         ValueError: an option is out of range, or the folder does not exist.
     """
-    target = Path(path)
-    page = render_attack_report(result, **options)
-    with replacing(target) as file:
-        file.write(page.encode("utf-8"))
-    return target
+    return write(path, render_attack_report(result, **options))
 
 
 def _stays(result: AttackResult) -> bool:
@@ -163,14 +148,8 @@ def _verdict(result: AttackResult, before: Calibration, after: Calibration) -> l
 
 
 def _metrics(before: Calibration, after: Calibration) -> list[tuple[str, str, str]]:
-    names = {
-        "ece": "expected calibration error",
-        "brier": "Brier score",
-        "ks": "Kolmogorov-Smirnov calibration error",
-        "mce": "maximum calibration error",
-        "confidence": "mean confidence",
-        "accuracy": "accuracy",
-    }
+    names = {name: METRICS[name].words for name in ("ece", "brier", "ks", "mce")}
+    names |= {"confidence": "mean confidence", "accuracy": "accuracy"}
     return [
         (words, f"{getattr(before, name):.4f}", f"{getattr(after, name):.4f}")
         for name, words in names.items()
@@ -201,23 +180,17 @@ def _settings(result: AttackResult) -> list[tuple[str, str]]:
 
 def _reliability(result: AttackResult, metrics: Calibration, bins: int, *, attacked: bool) -> str:
     confidence = result.attacked_confidence if attacked else result.clean_confidence
-    colour, name = (WORST, "attacked") if attacked else (CLEAN, "clean")
+    colour, name = (style.WORST, "attacked") if attacked else (style.CLEAN, "clean")
     edges = equal_width_edges(bins)
     binned = reliability(result.correct, confidence, edges, "right")
-    held, some = binned.count, binned.count > 0
-    drawing = figure(4.6)
-    top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    _bars(top, binned.confidence[some], binned.accuracy[some], held[some], colour)
-    top.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="share of right predictions")
-    bottom.bar(
-        edges[:-1], held / held.sum(), width=np.diff(edges), align="edge", color=colour, alpha=0.75
-    )
-    bottom.set(xlabel="confidence", ylabel="samples")
-    bottom.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    held = binned.count
+    drawing = style.figure(4.6)
+    top, bottom = style.reliability_axes(drawing)
+    bubbles(top, binned, name, colour, "o")
+    style.histogram(bottom, edges, held / held.sum(), colour)
     drawing.align_ylabels()
     when = "under attack" if attacked else "without attack"
-    return to_svg(
+    return style.to_svg(
         drawing,
         f"reliability-{name}",
         f"Reliability diagram {when}",
@@ -226,27 +199,18 @@ def _reliability(result: AttackResult, metrics: Calibration, bins: int, *, attac
     )
 
 
-def _bars(
-    axes: Axes,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    held: NDArray[np.int64],
-    colour: str,
-) -> None:
-    """A mark a bin, larger where it holds more, and its distance to the diagonal."""
-    axes.vlines(x, np.minimum(x, y), np.maximum(x, y), color=colour, alpha=0.45, linewidth=2.5)
-    axes.scatter(x, y, s=22 + 170 * held / held.sum(), color=colour, zorder=3, clip_on=False)
-
-
 def _moves(result: AttackResult) -> str:
     """Every sample's confidence before and after."""
     rows = np.arange(len(result))
     if len(rows) > _MOST_POINTS:
         rows = np.linspace(0, len(rows) - 1, _MOST_POINTS).round().astype(int)
-    drawing = figure(3.6)
+    drawing = style.figure(3.6)
     axes = drawing.subplots()
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    for name, right, colour, marker in (("right", True, CLEAN, "o"), ("wrong", False, WORST, "D")):
+    style.diagonal(axes)
+    for name, right, colour, marker in (
+        ("right", True, style.CLEAN, "o"),
+        ("wrong", False, style.WORST, "D"),
+    ):
         some = rows[result.correct[rows] == right]
         axes.scatter(
             result.clean_confidence[some],
@@ -264,10 +228,10 @@ def _moves(result: AttackResult) -> str:
         xlabel="confidence without attack",
         ylabel="confidence under attack",
     )
-    axes.xaxis.label.set_color(INK)
-    legend(drawing, axes, columns=2)
+    axes.xaxis.label.set_color(style.INK)
+    style.legend(drawing, axes, columns=2)
     moved = float(np.abs(result.attacked_confidence - result.clean_confidence).mean())
-    return to_svg(
+    return style.to_svg(
         drawing,
         "moves",
         "Confidence under attack against confidence without",

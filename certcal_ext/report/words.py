@@ -238,9 +238,15 @@ def mapping(text: str) -> str:
         >>> mapping(StepMap(jumps=(0.5,), levels=(0.25, 0.75)).to_json())
         'isotonic map, 2 levels from 0.25 to 0.75'
     """
-    from certcal_ext.recalibration.maps import RecalibrationMap, StepMap
+    from certcal_ext.recalibration.maps import StepMap
+    from certcal_ext.recalibration.row_maps import LabelMaps, RowMap, read_map
 
-    stored = RecalibrationMap.from_json(text)
+    stored = read_map(text)
+    if isinstance(stored, LabelMaps):
+        kinds = sorted({part.kind for part in stored.maps.values()})
+        return f"{len(stored.maps)} maps ({', '.join(kinds)}) by {stored.by}, and a common one"
+    if isinstance(stored, RowMap):
+        return f"stack of the votes of {stored.events} models"
     if isinstance(stored, StepMap):
         low, high = number(stored.levels[0]), number(stored.levels[-1])
         return f"{stored.kind} map, {len(stored.levels)} levels from {low} to {high}"

@@ -103,13 +103,13 @@ class Stopping:
                     f"max_draws: expected at least planning + n_min = {least}, got {self.max_draws}"
                 )
         _check.choice("method", self.method, METHODS)
-        chosen = (self.metric,) if isinstance(self.metric, str) else self.metric
-        chosen = tuple(
-            _check.choice("metric", name, METRICS) for name in _check.items("metric", chosen)
+        names = (self.metric,) if isinstance(self.metric, str) else self.metric
+        names = tuple(
+            _check.choice("metric", name, METRICS) for name in _check.items("metric", names)
         )
-        if not chosen:
+        if not names:
             raise ValueError(f"metric: expected some of {METRICS}, got none")
-        object.__setattr__(self, "metric", chosen)
+        object.__setattr__(self, "metric", names)
         shares = tuple(
             _check.positive_number("alpha_share", share)
             for share in _check.items("alpha_share", self.alpha_share)
@@ -222,7 +222,7 @@ def row_intervals(
 
 
 def best_lower_ends(
-    stopping: Stopping, alpha: float, draws: int, told: bool
+    stopping: Stopping, alpha: float, draws: int, labelled: bool
 ) -> NDArray[np.float64]:
     """(L,) lower ends of a row with all of its votes, at every look that it may be of, wrong or right.
 
@@ -230,11 +230,11 @@ def best_lower_ends(
         stopping: the rules.
         alpha: failure probability of a row.
         draws: n.
-        told: whether the run knew the labels.
+        labelled: whether the run knew the labels.
     """
     looks = np.arange(stopping.looks if stopping.method == "staged" else 1)
     look = np.repeat(looks, 2)
-    right = np.tile(np.array([0, int(told)], np.uint8), looks.size)
+    right = np.tile(np.array([0, int(labelled)], np.uint8), looks.size)
     votes, planned = np.full(look.size, draws), np.full(look.size, stopping.planning)
     return row_intervals(stopping, alpha, votes, votes, look, planned, right).lower
 
