@@ -94,7 +94,9 @@ class OnDevice:
 
     def __dlpack__(self, stream: int | None = None) -> Any:
         if cuda.device() != self.index:
-            raise BufferError(f"the tensor is on cuda:{self.index}, cuda:{cuda.device()} is current")
+            raise BufferError(
+                f"the tensor is on cuda:{self.index}, cuda:{cuda.device()} is current"
+            )
         assert stream == -1  # nobody waits
         return new_capsule(ctypes.addressof(self.managed), b"dltensor", None)
 
@@ -165,7 +167,7 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
 
 def test_a_launch_that_fails_is_told() -> None:
     cuda.fail_next_launch(INVALID_CONFIGURATION)
-    with pytest.raises(RuntimeError, match="^CUDA error: some error"):
+    with pytest.raises(RuntimeError, match=r"^CUDA error: some error"):
         Pass(1).noise()
 
 

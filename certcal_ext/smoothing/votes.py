@@ -185,3 +185,30 @@ def write_votes_and_scores(
         threads=num_threads(),
         stream=_tensors.current_stream(logits),
     )
+
+
+@dataclass(frozen=True)
+class Tallies:
+    """The counters on the device, ready to be handed over."""
+
+    votes: Any  # (N, K) int64
+    classes: Any = None  # (N,) int64, whose scores are counted, or None
+    histogram: Any = None  # (N, J) int64
+    sums: Any = None  # (N, 2) int64
+
+    def add(self, logits: Any, rows: slice, near: Any, margins: Any, faults: Any) -> None:
+        """Counts (B, D, K) logits of some samples."""
+        votes, marks = self.votes[rows], None if margins is None else near
+        if self.classes is None:
+            write_votes(logits, votes, marks, margins, faults)
+        else:
+            write_votes_and_scores(
+                logits,
+                self.classes[rows],
+                votes,
+                marks,
+                margins,
+                self.histogram[rows],
+                self.sums[rows],
+                faults,
+            )
