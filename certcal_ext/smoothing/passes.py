@@ -73,15 +73,16 @@ def captured(compute: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     """A function that does again on a GPU what ``compute`` did, and its result, which each replay overwrites."""
     import torch
 
+    cuda: Any = torch.cuda
     # First runs choose algorithms and fill the allocator, which a capture may not.
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    side = cuda.Stream()
+    side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
         for _ in range(2):
             compute()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    cuda.current_stream().wait_stream(side)
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph):
         result = compute()
     return graph.replay, result
 
