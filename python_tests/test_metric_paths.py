@@ -332,7 +332,10 @@ def test_the_page_shows_the_library_s_numbers() -> None:
 @pytest.mark.parametrize("scope", ["certified", "all"])
 def test_certified_accuracy_counts_images(scope: str) -> None:
     made, radii = drawn(4, rows=200), [0.0, 0.1, 0.3]
-    curve, found = made.curve(radii), made.bound("certified_accuracy", radii, scope=scope, delta=0.01)
+    curve, found = (
+        made.curve(radii),
+        made.bound("certified_accuracy", radii, scope=scope, delta=0.01),
+    )
     assert found.scope == "all"
     assert found.worst == pytest.approx(curve.certified_accuracy, abs=1e-15)
     assert (found.joint <= found.worst).all()
