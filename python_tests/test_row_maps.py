@@ -19,6 +19,7 @@ from scipy.special import ndtr
 
 import certcal_ext as cc
 from certcal_ext.certificates.recalibrate import recalibrate_split, stack_split
+from certcal_ext.certificates.rows import largest_gap
 from certcal_ext.certificates.stack import stack
 from certcal_ext.recalibration.fit import fit_recalibration
 from certcal_ext.recalibration.maps import IdentityMap, LogisticMap, StepMap
@@ -257,6 +258,19 @@ def test_no_attack_leaves_what_is_certified(what: str, angle: float, selection: 
         assert (np.abs((chosen == labels) - z) <= gap).all()
     assert np.array_equal(correct, predicted == labels)
     assert 0 < np.count_nonzero(rows.certified) < len(x)
+
+
+def test_what_turns_right_may_have_no_vote_of_the_other_models() -> None:
+    """The prediction becomes the true class, which the first model ranks above 0.4, and the second one may rule out."""
+    second = StackMap(0.0, ((0.0, 1.0), (0.0, 1.0)), ((0.0,), (1.0,)), {})
+    labels = np.array([0])
+
+    def image(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return second.image(p, p, labels)
+
+    wrong, ends = np.array([0], np.uint8), (np.array([[0.4, 0.9]]), np.array([[0.5, 0.95]]))
+    assert largest_gap(wrong, *ends, image, top=True)[0] == 1.0
+    assert largest_gap(1 - wrong, *ends, image, top=True)[0] == pytest.approx(0.1, abs=1e-12)
 
 
 def test_labels_of_the_users_own(tmp_path: Path) -> None:
