@@ -59,7 +59,7 @@ def formats_seen() -> Iterator[set[str]]:
 
     seen: set[str] = set()
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -69,7 +69,7 @@ def formats_seen() -> Iterator[set[str]]:
                     seen.add(str(value.dtype).removeprefix("torch."))
             return made
 
-    with Watch():
+    with Watch():  # type: ignore[no-untyped-call]
         yield seen
 
 
@@ -181,7 +181,8 @@ def full_float32() -> Iterator[None]:
             if precision != "highest":
                 undo.callback(torch.set_float32_matmul_precision, precision)
                 torch.set_float32_matmul_precision("highest")
-        for owner in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        owners: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        for owner in owners:
             with contextlib.suppress(RuntimeError):
                 if owner.allow_tf32:
                     undo.callback(setattr, owner, "allow_tf32", True)

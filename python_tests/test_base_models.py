@@ -545,3 +545,93 @@ def test_sigmas_that_float32_does_not_have_are_refused(sigma: float) -> None:
         SmoothedClassifier(body(), 4, sigma)
     with pytest.raises(ValueError, match="sigma"):
         SmoothedVictim(body(), sigma=sigma)
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    def forward(self, x): return self.body(x) * 4
+class Dropped(Net):
+    def forward(self, x): return super().forward(nn.functional.dropout(x, .5, training=True))
+class Centred(Net):
+    def forward(self, x): return super().forward(x - x.mean(0, keepdim=True))
+class Soft(Net):
+    def forward(self, x): return super().forward(x).softmax(1)
+class InPlace(Net):
+    def forward(self, x): return super().forward(x.sub_(.45).div_(.25))
+class OutOfPlace(Net):
+    def forward(self, x): return super().forward((x - .45) / .25)
+"""
+
+COMMANDS = {
+    "certify": ["--sigma", "0.2", "--n", "100", "--n0", "10"],
+    "attack": ["--sigma", "0.2", "--radius", "0.1", "--draws", "4", "--steps", "2"],
+}
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "nets_of_bases.py").write_text(NETS)
+    rng = np.random.default_rng(0)
+    pixels = rng.random((20, 3, 4, 4)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", images=pixels, labels=rng.integers(0, 3, 20))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def command(name: str, net: str, *more: str) -> Any:
+    from typer.testing import CliRunner
+
+    from certcal_ext.cli import app
+
+    words = [name, "--model", f"nets_of_bases:{net}", "--data", "x.npz", "--out", f"{net}.parquet"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return CliRunner().invoke(app, [*words, *COMMANDS[name], *more])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("net", "flag"),
+    [
+        ("Dropped", "--allow-random"),
+        ("Centred", "--allow-batch-dependent"),
+        ("Soft", "--allow-probabilities"),
+    ],
+)
+def test_commands_refuse_bad_models_and_say_how_to_allow_them(
+    name: str, net: str, flag: str, nets: Path
+) -> None:
+    refused = command(name, net)
+    assert refused.exit_code == 2
+    assert flag in refused.stderr
+    assert not list(nets.glob("*.parquet*"))
+    allowed = command(name, net, flag)
+    assert allowed.exit_code == 0, allowed.stderr
+    if name == "certify":
+        made = cc.Certificates.from_parquet(f"{net}.parquet")
+        assert set(made.provenance.notes) & set(NOTES.values())
+        assert flag.removeprefix("--").replace("-", "_") in str(made.provenance.options).replace(
+            "-", "_"
+        )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_give_the_same_for_models_that_write_into_their_input(
+    name: str, nets: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    for net in ("InPlace", "OutOfPlace"):
+        done = command(name, net)
+        assert done.exit_code == 0, done.stderr
+    assert pq.read_table("InPlace.parquet").equals(pq.read_table("OutOfPlace.parquet"))

@@ -24,7 +24,7 @@ from certcal_ext.certificates.evidence import LABELS_CHOSE, NOT_OF_VOTES, SHARED
 from certcal_ext.certificates.recalibrate import halves, recalibrate_split
 from certcal_ext.certificates.validity import failing_intervals
 from certcal_ext.cli import app
-from certcal_ext.cli._recalibrate import split_and_fit
+from certcal_ext.cli.recalibrate import split_and_fit
 from certcal_ext.interop.export import certified_radii, export, read_back_alpha
 from certcal_ext.intervals.clopper_pearson import best_radius, clopper_pearson
 from certcal_ext.report.facts import default_radii, gather

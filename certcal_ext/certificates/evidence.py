@@ -106,7 +106,13 @@ def vote_ends(
 
 
 def score_ends(
-    scores: Ints, mean: Floats, votes: Ints, draws: Ints, alpha: float, interval: str
+    scores: Ints,
+    mean: Floats,
+    votes: Ints,
+    draws: Ints,
+    alpha: float,
+    interval: str,
+    classes: int | None = None,
 ) -> Ends:
     """From histograms of scores and their means; the prediction rests on the votes.
 
@@ -117,6 +123,7 @@ def score_ends(
         draws: (N,) draws of each row.
         alpha: failure probability of a row.
         interval: "hoeffding", "bernstein", "betting" or "cdf".
+        classes: K of the softmax that gave the scores, see ``with_softmax_error``.
 
     Returns:
         ``Ends``; those of a "cdf" band at radius 0.
@@ -129,8 +136,36 @@ def score_ends(
         if cdf
         else score_interval(scores, mean, alpha / 2, interval)
     )
+    ends = with_softmax_error(ends, classes)
     # The lower end of the two-sided interval at alpha is one-sided at alpha / 2.
     return Ends(ends.lower, ends.upper, _by_draws(votes, draws, alpha).lower)
+
+
+def with_softmax_error(ends: Interval, classes: int | None) -> Interval:
+    """Bounds on a mean of softmax scores, where those that were counted are off by what our softmax is off by.
+
+    Scores are counted by an exponential of fixed operations, within e = 2^-20 + K 2^-33 of the softmax of K logits. An
+    interval of the mean of what was counted, widened by e, holds for the mean of the softmax, and is shifted after that. The
+    CDF certificate integrates over thresholds: P(softmax >= s) is at least P(counted >= s + e), and what that leaves out
+    of the integral is at most e; so there the result is widened.
+
+    Args:
+        ends: bounds.
+        classes: K; None: scores that were given and not counted here, which are taken as they are.
+
+    Returns:
+        Bounds within [0, 1], rounded outward.
+
+    Example:
+        >>> ends = with_softmax_error(Interval(np.array([0.0, 0.5]), np.array([1.0, 0.5])), 10)
+        >>> (ends.lower < 0.4999991).tolist(), (ends.upper > 0.5000009).tolist()
+        ([True, True], [True, True])
+    """
+    if classes is None:
+        return ends
+    error = 2.0**-20 + classes * 2.0**-33
+    lower = np.nextafter(ends.lower - error, -1.0).clip(0.0, 1.0)
+    return Interval(lower, np.nextafter(ends.upper + error, 2.0).clip(0.0, 1.0))
 
 
 def confidence_band(scores: Ints, mean: Floats, alpha: float) -> ScoreBand:
@@ -159,7 +194,9 @@ def ends_at_level(table: pa.Table, provenance: Provenance, alpha: float) -> Ends
             return None
         scores = cast(Ints, matrix(table, "scores"))
         mean = cast(Floats, numbers(table, "confidence"))
-        return score_ends(scores, mean, votes, draws, alpha, provenance.interval or "cdf")
+        return score_ends(
+            scores, mean, votes, draws, alpha, provenance.interval or "cdf", provenance.num_classes
+        )
     counts, runner_up, others = matrix(table, "counts"), None, 1
     if table.column("runner_up_upper").null_count == 0:
         if counts is None:

@@ -58,6 +58,7 @@ class ScoreOptions(TypedDict, total=False):
 
     interval: str
     index: Any
+    num_classes: int | None
 
 
 def counts(
@@ -306,7 +307,8 @@ def scores(
         alpha: failure probability of one sample's bounds together.
         **options: ``interval``: "cdf" (a band for the distribution of the scores, shifted threshold by threshold; where
             nothing is said), or an interval for the mean alone: "betting", "bernstein", "hoeffding". ``index``: (N,) sample
-            ids; without, the rows are numbered.
+            ids; without, the rows are numbered. ``num_classes``: K where the scores are those of ``score_histogram``: bounds
+            are then widened by what its softmax is off by, 2^-20 + K 2^-33; without, the scores are taken as they are.
 
     Returns:
         ``Certificates``.
@@ -326,10 +328,13 @@ def scores(
     _require_votes(won, draws)
     scale = _check.positive_number("sigma", sigma)
     level = _check.failure_probability("alpha", alpha)
-    classes = class_vector("predicted", predicted, rows)
+    num_classes = options.get("num_classes")
+    if num_classes is not None:
+        _check.whole_number("num_classes", num_classes, 2)
+    classes = class_vector("predicted", predicted, rows, num_classes)
     point = _means(mean, bins)
     interval = _check.choice("interval", options.get("interval", "cdf"), _INTERVALS)
-    ends = score_ends(bins, point, won, draws, level, interval)
+    ends = score_ends(bins, point, won, draws, level, interval, num_classes)
     columns = {
         **row_columns(labels, classes, ends, options.get("index")),
         "votes": won,
@@ -337,7 +342,14 @@ def scores(
         "confidence": point,
         "scores": bins,
     }
-    provenance = Provenance(kind="scores", sigma=scale, alpha=level, n=n, interval=interval)
+    provenance = Provenance(
+        kind="scores",
+        sigma=scale,
+        alpha=level,
+        n=n,
+        interval=interval,
+        num_classes=num_classes,
+    )
     return build(columns, rows), provenance
 
 

@@ -27,6 +27,7 @@ from certcal_ext.certificates.evidence import (
     ends_at_level,
     events,
     selected_by_estimation,
+    with_softmax_error,
 )
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.rows import RowBounds, shifts
@@ -187,7 +188,7 @@ class Guarantee:
         if not self.smoothed:
             return Interval(self._ends.lower[rows], self._ends.upper[rows])
         if self._band is not None:
-            every = self._band.at(self.shift(radius))
+            every = with_softmax_error(self._band.at(self.shift(radius)), self._provenance.num_classes)
             return Interval(every.lower[rows], every.upper[rows])
         return shifted_intervals(self.groups, rows, self.shift(radius))
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What the subcommands share: one-line errors, radii, input files and output."""
+"""What the subcommands share: one-line errors, lists of numbers, input and output files."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +15,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from certcal_ext.certificates.certificates import Certificates
-    from certcal_ext.certificates.curve import Curve
     from certcal_ext.certificates.file_options import FileOptions
 
 BAD_INPUT = 2
 _TRACEBACK = "CERTCAL_TRACEBACK"
-_WIDTH = 80
-_STYLES = {"plain": "", "clean": "blue", "worst": "bold yellow", "constant": "green"}
+STOPPED = 130
 
 
 def note(message: str) -> None:
@@ -143,118 +137,3 @@ def writable(path: Path | None, name: str) -> None:
         raise ValueError(f"{name}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"{name}: the folder {path.parent} is not writable")
-
-
-def curve_records(curve: Curve) -> list[dict[str, float | int | None]]:
-    """The metrics, a dictionary a radius."""
-    names = (
-        "radius",
-        "certified",
-        "total",
-        "certified_accuracy",
-        "accuracy",
-        "ece",
-        "certified_ece",
-        "brier",
-        "certified_brier",
-        "constant_brier",
-        "skill",
-    )
-    columns = [getattr(curve, name).tolist() for name in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def provenance(certificates: Certificates) -> dict[str, Any]:
-    """Where the certificates come from, for JSON."""
-    return dataclasses.asdict(certificates.provenance)
-
-
-def print_json(value: Any) -> None:
-    """JSON on stdout; numbers that are not finite become null."""
-    typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
-
-
-def console() -> Console:
-    """Where words go: stdout, in a width that can be read."""
-    from rich.console import Console
-
-    plain = Console(highlight=False)
-    wide = max(plain.width, _WIDTH) if sys.stdout.isatty() else 100
-    return Console(highlight=False, width=wide)
-
-
-def print_table(
-    title: str,
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str] | None],
-    *,
-    left: Sequence[str] = (),
-    styles: Sequence[str] = (),
-) -> None:
-    """A table on stdout, as wide as its numbers are: a number that is cut says something else.
-
-    Args:
-        title: above it.
-        heads: of the columns.
-        rows: cells; None draws a gap.
-        left: the heads of columns of words, to be aligned left.
-        styles: of the columns, or none.
-    """
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold")
-    table.pad_edge, table.collapse_padding = False, bool(styles)
-    for at, head in enumerate(heads):
-        justify: Any = "left" if head in left else "right"
-        style = styles[at] if styles else ""
-        table.add_column(head, justify=justify, style=style, vertical="bottom")
-    for cells in rows:
-        if cells is None:
-            table.add_section()
-        else:
-            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-    output, endless = console(), Console(width=10_000)
-    width = Measurement.get(endless, endless.options, table).maximum
-    if width > output.width:
-        output = Console(highlight=False, width=width)
-    output.print(table)
-
-
-def print_curve(curve: Curve, title: str, footnote: str) -> None:
-    """The table of metrics by radius and a line below it."""
-    from certcal_ext.report import table
-
-    heads = [column.short for column in table.COLUMNS]
-    styles = [_STYLES[column.role] for column in table.COLUMNS]
-    print_table(title, heads, table.rows(curve, units=False), styles=styles)
-    console().print(footnote, style="dim", markup=False)
-
-
-def meaning(certificates: Certificates) -> str:
-    """What the table claims, in a few lines."""
-    from certcal_ext.certificates.evidence import how_chosen, how_sure
-
-    made = certificates.provenance
-    sure = f"{how_sure(made, len(certificates))} {how_chosen(made)}".rstrip()
-    return (
-        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; bounds are rounded up, "
-        "accuracies, constant and skill down, and hold where all intervals do. "
-        f"{sure} Const. Brier is what a constant confidence would score; "
-        "the bound is better where the skill is above 0."
-    )

@@ -84,6 +84,7 @@ def configurable(function: Callable[..., None]) -> Callable[..., None]:
     ]
     kept = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own.parameters.values()]
     command.__signature__ = own.replace(parameters=[*kept, *extra])  # type: ignore[attr-defined]
+    command.__annotations__ = {}  # the signature has them, evaluated
     return command
 
 

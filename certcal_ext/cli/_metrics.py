@@ -1,76 +1,110 @@
 # SPDX-License-Identifier: MIT
-"""The table of ``certcal bound --metrics``: any metric by radius, with joint and population bounds."""
+"""The table of any metric by radius, with joint and population bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from certcal_ext import _claims
-from certcal_ext.cli._common import print_table
+from certcal_ext.cli._tables import Part, print_table
+from certcal_ext.cli._unfold import Panel
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.bounds import MetricCurve
-    from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.cli._options import Table
 
 
-def chosen(text: str | None, *, asked_more: bool) -> tuple[str, ...]:
-    """The metrics of ``--metrics``; ECE and Brier where only other options ask for the table.
+@dataclass(frozen=True, kw_only=True)
+class MetricOptions:
+    """Which bounds, of which samples, and how sure.
 
-    Raises:
-        ValueError: a name that is none.
+    Attributes:
+        metrics: a second table: all, or some metrics separated by commas, such as brier,ks; a name that is none is answered
+            with the list of them.
+        scope: certified: over the samples certified at the radius; all: over every sample, the others at their worst. Only
+            all compares models fairly.
+        delta: also bounds that hold for the whole data set at once but for this probability.
+        joint: how these are found: binomial, union, or the better of the two (best).
+        population: also for the population that the samples come from, of metrics that have such a bound; needs --delta.
+        clip: log loss of confidences reported in [CLIP, 1 - CLIP].
+        clip_dtype: float64 or float32: what the deployed model clips in, for the log loss.
+        threshold: confidence from which the selective risk accepts.
     """
-    if text is None:
-        return ("ece", "brier") if asked_more else ()
-    from certcal_ext.metrics.registry import METRICS, top_label
 
-    words = [word.strip() for word in text.split(",")]
-    names = tuple(
-        dict.fromkeys(
+    metrics: str | None = None
+    scope: str = "certified"
+    delta: float | None = None
+    joint: str = "best"
+    population: bool = False
+    clip: float | None = None
+    clip_dtype: str = "float64"
+    threshold: float = 0.5
+
+    @property
+    def need_counts(self) -> bool:
+        """Whether a metric needs the votes of all classes."""
+        from certcal_ext.metrics.registry import METRICS
+
+        return any(METRICS[name].of_classes for name in self._names())
+
+    def part(self, table: Table) -> Part:
+        """The bounds, a curve a metric; a population bound only for metrics that have one."""
+        from certcal_ext.metrics.base import Options
+        from certcal_ext.metrics.registry import METRICS
+
+        options = {
+            **table.binning,
+            "clip": self.clip,
+            "threshold": self.threshold,
+            "dtype": self.clip_dtype,
+        }
+        chosen = Options.of(**options)
+        curves = [
+            table.certificates.bound(
+                name,
+                table.radii,
+                scope=self.scope,
+                delta=self.delta,
+                joint=self.joint,
+                population=self.population and METRICS[name].no_population(chosen) is None,
+                **options,
+            )
+            for name in self._names()
+        ]
+        return Part(_records(curves), partial(_show, curves, f"Bounds, scope {self.scope}"))
+
+    def _names(self) -> tuple[str, ...]:
+        """The metrics asked for; ECE and Brier where only other options ask for the table.
+
+        Raises:
+            ValueError: a name that is none.
+        """
+        if self.metrics is None:
+            more = self.delta is not None or self.population or self.scope != "certified"
+            return ("ece", "brier") if more else ()
+        from certcal_ext.metrics.registry import METRICS, top_label
+
+        words = [word.strip() for word in self.metrics.split(",")]
+        names = dict.fromkeys(
             name for word in words for name in (top_label() if word == "all" else (word,))
         )
-    )
-    for name in names:
-        if name not in METRICS:
-            raise ValueError(
-                f"--metrics: expected all, or some of {', '.join(METRICS)}, got {name!r}"
-            )
-    return names
+        for name in names:
+            if name not in METRICS:
+                raise ValueError(
+                    f"--metrics: expected all, or some of {', '.join(METRICS)}, got {name!r}"
+                )
+        return tuple(names)
 
 
-def curves(
-    certificates: Certificates,
-    names: Sequence[str],
-    radii: Sequence[float],
-    validity: dict[str, Any],
-    options: dict[str, Any],
-) -> list[MetricCurve]:
-    """The bounds, a curve a metric; a population bound only for metrics that have one.
-
-    Args:
-        certificates: the certificates.
-        names: of metrics.
-        radii: the radii.
-        validity: ``scope``, ``delta``, ``joint`` and ``population`` of ``Certificates.bound``.
-        options: its options of metrics.
-    """
-    from certcal_ext.metrics.base import Options
-    from certcal_ext.metrics.registry import METRICS
-
-    chosen = Options.of(**options)
-    result = []
-    for name in names:
-        whole = validity["population"] and METRICS[name].no_population(chosen) is None
-        result.append(
-            certificates.bound(name, radii, **{**validity, "population": whole}, **options)
-        )
-    return result
+Metrics = Annotated[MetricOptions, Panel("Metrics")]
 
 
-def records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
-    """The bounds for JSON, a dictionary a metric and radius."""
+def _records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
     rows = []
     for curve in found:
         for at in range(len(curve)):
@@ -92,10 +126,12 @@ def records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
     return rows
 
 
-def show(found: Sequence[MetricCurve], title: str) -> None:
-    """The table on stdout, and below it the sentence that may be quoted."""
+def _show(found: Sequence[MetricCurve], title: str) -> None:
+    """The table, and below it the sentence that may be quoted."""
     from certcal_ext.metrics.registry import METRICS
 
+    if not found:
+        return
     joint = any(curve.joint is not None for curve in found)
     population = any(curve.population is not None for curve in found)
     heads = ["Metric", "Radius", "Samples", "Without attack", "Worst case"]
@@ -125,20 +161,3 @@ def show(found: Sequence[MetricCurve], title: str) -> None:
     print_table(title, heads, rows, left=("Metric", "By"))
     for curve in found:
         typer.echo(curve.statement(len(curve) - 1))
-
-
-def equal_mass(certificates: Certificates, bins: int, edges: object) -> list[float]:
-    """Edges of bins that hold equally many clean confidences.
-
-    Raises:
-        ValueError: edges are given too, or there are no confidences.
-    """
-    from certcal_ext.metrics.edges import equal_mass_edges
-
-    if edges is not None:
-        raise ValueError("--equal-mass: expected without --edges")
-    confidence = certificates.confidence
-    if confidence is None:
-        raise ValueError("--equal-mass: these certificates hold no confidences without attack")
-    result: list[float] = equal_mass_edges(confidence[confidence >= 0], bins).tolist()
-    return result

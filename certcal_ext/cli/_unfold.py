@@ -31,10 +31,12 @@ class Panel:
     Attributes:
         title: of the group in ``--help``.
         without: fields that are no options and keep their default.
+        hidden: whether the help text leaves them out.
     """
 
     title: str
     without: frozenset[str] = frozenset()
+    hidden: bool = False
 
 
 def unfolded(function: Callable[..., None]) -> Callable[..., None]:
@@ -98,7 +100,7 @@ def _parameters(kind: type[Any], panel: Panel) -> typing.Iterator[inspect.Parame
         needed = field.default is dataclasses.MISSING
         if needed or field.default is None:
             option.show_default = False
-        option.rich_help_panel = panel.title
+        option.rich_help_panel, option.hidden = panel.title, panel.hidden
         yield inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,

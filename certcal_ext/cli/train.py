@@ -16,7 +16,8 @@ import typer
 
 from certcal_ext._progress import duration, shown
 from certcal_ext.cli import _options
-from certcal_ext.cli._common import console, examples, note, print_json, writable
+from certcal_ext.cli._common import STOPPED, examples, note, writable
+from certcal_ext.cli._tables import print_json, print_table
 from certcal_ext.cli._unfold import Panel, unfolded
 from certcal_ext.training.settings import Settings
 
@@ -54,8 +55,6 @@ EXAMPLES = examples(
         "train-images-idx3-ubyte.gz --sigma 0.5 --method gaussian --out gaussian.pt",
     ),
 )
-
-_STOPPED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +111,8 @@ class OutputOptions:
 
 @unfolded
 def train(
-    model: Annotated[_options.ModelOptions, Panel("Model")],
-    images: Annotated[_options.SomeImageOptions, Panel("Data")],
+    model: _options.Model,
+    images: _options.SomeImages,
     method: Annotated[
         str,
         typer.Option(
@@ -177,7 +176,7 @@ def _forecast(
         expected = estimate_training(network, objective, settings, data)
     except KeyboardInterrupt:
         note("certcal: stopped; nothing is written")
-        raise typer.Exit(_STOPPED) from None
+        raise typer.Exit(STOPPED) from None
     note(
         f"{what} on {where}: {expected.steps:,} steps of {settings.batch_size:,} images with "
         f"{objective.draws} noises each, about {duration(expected.seconds)}"
@@ -215,7 +214,7 @@ def _run(
             )
         except TrainingInterrupted as stopped:
             note(f"certcal: {stopped}".replace(" with resume", " with --resume"))
-            raise typer.Exit(_STOPPED) from None
+            raise typer.Exit(STOPPED) from None
 
 
 @dataclass(frozen=True)
@@ -335,15 +334,11 @@ def _show(result: TrainResult, objective: Objective, out: Path, as_json: bool) -
             }
         )
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     names = [name for name in result.history[-1] if name not in ("epoch", "seconds")]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("epoch", *names):
-        table.add_column(name.replace("_", " "), justify="right")
-    for record in result.history:
-        table.add_row(f"{record['epoch']:.0f}", *(f"{record[name]:.4g}" for name in names))
-    console().print(table)
+    rows = [
+        [f"{record['epoch']:.0f}", *(f"{record[name]:.4g}" for name in names)]
+        for record in result.history
+    ]
+    print_table("", [name.replace("_", " ") for name in ("epoch", *names)], rows)
     shares = "".join(f", {name} {share:.1%} of it" for name, share in inside.items())
     typer.echo(f"{result.steps:,} steps, {duration(result.seconds)}{shares}\ncheckpoint: {out}")

@@ -21,6 +21,7 @@ from certcal_ext.report.style import (
     INK,
     WORST,
     figure,
+    percents,
     plain_text,
     to_svg,
 )
@@ -162,7 +163,7 @@ def draw_models(models: Models) -> str | None:
     for axes in (top, bottom):
         axes.set_xlim(0, float(models.grid[-1]))
         axes.axvline(models.radius, color=GRID, linewidth=5, zorder=0)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+        percents(axes.yaxis)
     names = [plain_text(words.shortened(name, 44)) for name in models.ece]
     columns = 2 if max(map(len, names)) <= _NARROW else 1
     drawing.legend(lines, names, loc="outside upper left", ncols=columns)

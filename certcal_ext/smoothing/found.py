@@ -111,6 +111,7 @@ class Found:
                 wanted.alpha,
                 interval=wanted.score_interval,
                 index=self.ids,
+                num_classes=self.counts.shape[1],
             )
         return Certificates.from_counts(
             self.counts,

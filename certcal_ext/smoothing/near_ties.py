@@ -50,7 +50,8 @@ class Margins:
         if self._share is None:
             return None
         if isinstance(self._handed, np.ndarray):
-            seen = np.abs(handed_over(logits)).max(axis=(1, 2))
+            values = handed_over(logits).reshape(len(logits), -1)
+            seen = np.maximum(values.max(axis=1), -values.min(axis=1))
             np.maximum(self._handed[rows], self._share * seen, out=self._handed[rows])
         else:
             import torch

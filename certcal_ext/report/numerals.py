@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""The tables of metrics as text, for the page and the command line; each number rounded as what it claims."""
+"""Every number of a page as text, each rounded as what it claims: tables, key numbers, bars, provenance."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from certcal_ext import _claims
+from certcal_ext.certificates.statements import binning
 from certcal_ext.metrics.registry import METRICS
-from certcal_ext.report.further import CLIP, THRESHOLD
+from certcal_ext.report import words
+from certcal_ext.report.facts import CLIP, THRESHOLD
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.curve import Curve
@@ -51,6 +54,27 @@ class Cell:
         return self.text
 
 
+_FIELDS = {
+    "kind": "kind of certificate",
+    "source": "source",
+    "interval": "kind of interval",
+    "recalibration": "recalibration",
+    "stopping": "early stopping",
+    "sigma": "noise, standard deviation (pixel units)",
+    "n0": "draws to select the class, a sample",
+    "n": "draws to estimate the confidence, a sample",
+    "alpha": "alpha, failure probability of an interval",
+    "seed": "seed of the noise",
+    "num_classes": "classes",
+    "norm": "norm of the perturbation",
+    "radius": "radius of the intervals",
+    "precision": "number format of the base classifier",
+    "model_hash": "hash of the model",
+    "package_version": "certcal_ext version",
+    "torch_version": "torch version",
+    "created": "created",
+    "notes": "notes",
+}
 COLUMNS = (
     Column("Radius", "Radius"),
     Column("Certified", "Certi-\nfied"),
@@ -65,7 +89,7 @@ COLUMNS = (
 )
 
 
-def rows(curve: Curve, *, units: bool = True) -> list[list[str]]:
+def curve_rows(curve: Curve, *, units: bool = True) -> list[list[str]]:
     """The cells, one list a radius in the order of ``COLUMNS``; an en dash where not defined.
 
     Args:
@@ -105,8 +129,8 @@ GAIN_COLUMNS = (
 )
 
 
-def further_columns(facts: Facts) -> list[Column]:
-    """The heading of ``further_rows``."""
+def metric_columns(facts: Facts) -> list[Column]:
+    """The heading of ``metric_rows``."""
     further = facts.further
     if further is None:
         return []
@@ -121,7 +145,7 @@ def further_columns(facts: Facts) -> list[Column]:
     return columns
 
 
-def further_rows(facts: Facts) -> list[list[str]]:
+def metric_rows(facts: Facts) -> list[list[str]]:
     """The cells of every metric at the main radius; each bound is rounded to its safe side."""
     further = facts.further
     if further is None:
@@ -218,3 +242,105 @@ def model_rows(facts: Facts) -> list[list[Cell]]:
             line.append(Cell(text, best=value == best[name] and len(rows) > 1))
         cells.append(line)
     return cells
+
+
+def tiles(facts: Facts) -> list[dict[str, str]]:
+    """The key numbers: name, value, and a line below."""
+    curve, row = facts.curve, facts.main
+    right = round(float(curve.certified_accuracy[row]) * facts.total)
+    shown = [
+        _tile(
+            "Certified accuracy",
+            _claims.share(right, facts.total),
+            f"certified and right; certified: {_claims.share(facts.certified, facts.total)}",
+        )
+    ]
+    if facts.certified:
+        bound = float(curve.certified_ece[row])
+        score = float(curve.certified_brier[row])
+        shown += [
+            _tile(
+                "Certified ECE",
+                _claims.at_most(bound, as_percent=True),
+                f"without attack {_claims.percent(float(curve.ece[row]))}",
+                "worst",
+            ),
+            _tile(
+                "Certified Brier score",
+                _claims.at_most(score),
+                f"without attack {_claims.fixed(float(curve.brier[row]))}",
+                "worst",
+            ),
+            _tile(
+                "Constant confidence",
+                _claims.at_least(float(curve.constant_brier[row])),
+                f"its Brier score; certified skill {_claims.at_least(float(curve.skill[row]), 3)}",
+                "constant",
+            ),
+        ]
+    if facts.provenance.sigma is not None:
+        beside = f"of {_claims.count(facts.total)} samples, at radius 0"
+        shown.append(_tile("Abstentions", _claims.count(facts.abstained), beside))
+        best = facts.best_radius
+        beside = (
+            ""
+            if best is None
+            else f"all {_claims.count(facts.provenance.n or 0)} votes for one class would give {_claims.size(best, 4)}"
+        )
+        shown.append(_tile("Largest certified radius", _claims.size(facts.reach, 4), beside))
+    return shown
+
+
+def _tile(name: str, value: str, note: str, role: str = "plain") -> dict[str, str]:
+    return {"name": name, "value": value, "note": note, "role": role}
+
+
+def provenance(facts: Facts) -> list[tuple[str, str]]:
+    """Every known field of the provenance, and how the page was made."""
+    rows = []
+    for field in dataclasses.fields(facts.provenance):
+        value = getattr(facts.provenance, field.name)
+        if value is None or value == () or value == "":
+            continue
+        text = "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        if field.name == "recalibration":
+            text = words.mapping(text)
+        rows.append((_FIELDS.get(field.name, field.name.replace("_", " ")), text))
+    rows.append(("bins of the calibration error", binning(facts.edges, facts.closed)))
+    rows.append(("bin edges", ", ".join(_claims.written(edge) for edge in facts.edges)))
+    return rows
+
+
+def bars(facts: Facts) -> list[dict[str, Any]]:
+    """The calibration error without attack and its bounds, to look at side by side."""
+    if not facts.certified:
+        return []
+    values = [("without attack", float(facts.curve.ece[facts.main]), "clean", False)]
+    values.append(
+        (
+            "under attack at most, if all intervals hold",
+            float(facts.curve.certified_ece[facts.main]),
+            "worst",
+            True,
+        )
+    )
+    further = facts.further
+    joint = words.joint(facts, "ece")
+    if joint is not None and further is not None and further.delta is not None:
+        sure = _claims.sureness(further.delta)
+        values.append((f"under attack at most, {sure} sure", joint, "worst", True))
+        for curve in further.everyone:
+            if curve.metric == "ece" and curve.joint is not None:
+                name = f"all {_claims.count(facts.total)} samples at most, {sure} sure"
+                values.append((name, float(curve.joint[0]), "everyone", True))
+    longest = max([value for _, value, _, _ in values if math.isfinite(value)], default=0.0) or 1.0
+    return [
+        {
+            "name": name,
+            "value": _claims.at_most(value, as_percent=True) if bound else _claims.percent(value),
+            "share": 100 * value / longest,
+            "role": role,
+        }
+        for name, value, role, bound in values
+        if math.isfinite(value)
+    ]

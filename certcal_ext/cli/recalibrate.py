@@ -1,21 +1,79 @@
 # SPDX-License-Identifier: MIT
-"""``certcal bound --recalibrate``: what the map gains and what it costs, by radius."""
+"""``certcal recalibrate``: what a monotone map of the confidences gains and what it costs, by radius."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from certcal_ext import _claims
-from certcal_ext.cli._common import print_table
+from certcal_ext.cli import _common, _options
+from certcal_ext.cli._metrics import Metrics
+from certcal_ext.cli._tables import Part, answer, print_table
+from certcal_ext.cli._unfold import Panel, unfolded
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.recalibrate import SplitRecalibration
     from certcal_ext.recalibration.report import RecalibrationReport
+
+EXAMPLES = _common.examples(
+    (
+        "Fitted on one half of the samples for radius 0.25, certified on the other",
+        "certcal recalibrate counts.npz --fit-radius 0.25 --radii 0,0.1,0.25,0.5",
+    ),
+    (
+        "A map that keeps more resolution, and the certificates of the other half",
+        "certcal recalibrate counts.npz --kind tradeoff --out recalibrated.parquet",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """Which map, and what it is fitted to.
+
+    Attributes:
+        kind: kind of the map: isotonic (lowest certified Brier score), tradeoff (keeps more resolution), beta, platt,
+            temperature or constant.
+        fit_radius: radius that the map is fitted at. Default: the largest one listed at which half of the fitting half is
+            certified.
+    """
+
+    kind: str = "isotonic"
+    fit_radius: float | None = None
+
+
+@unfolded
+def recalibrate(
+    file: _options.File,
+    source: _options.SourceOfFile,
+    fit: Annotated[MapOptions, Panel("Map")],
+    where: _options.Bins,
+    metrics: Metrics,
+    out: _options.OutCertificates = None,
+    as_json: _options.Json = False,
+) -> None:
+    """Fits a monotone map on the worst case of one half of the samples and certifies the other half, from FILE."""
+    _common.writable(out, "--out")
+    certificates = _common.read_certificates(file, source, keep_counts=metrics.need_counts)
+    table = where.table(certificates)
+    gain = split_and_fit(certificates, fit.kind, fit.fit_radius, where.asked())
+    table = gain.others(table)
+    parts = {
+        "radii": table.curve(file),
+        "metrics": metrics.part(table),
+        "recalibration": gain.part(table),
+    }
+    if out is not None:
+        table.certificates.to_parquet(out)
+    answer(table.head(file), parts, out, as_json)
+
 
 Rows = list[tuple[float, "RecalibrationReport | None"]]
 
@@ -30,17 +88,17 @@ class Gain:
 
     split: SplitRecalibration
 
-    @property
-    def certified(self) -> Certificates:
-        """The half that the map was not fitted on, recalibrated."""
-        return self.split.certified
+    def others(self, table: _options.Table) -> _options.Table:
+        """The same tables for the half that the map was not fitted on, recalibrated."""
+        return dataclasses.replace(table, certificates=self.split.certified)
 
-    def by_radius(self, radii: Sequence[float], binning: dict[str, Any]) -> Rows:
+    def part(self, table: _options.Table) -> Part:
         """Scores before and after, by radius."""
-        return list(zip(radii, self.split.reports(radii, **binning), strict=True))
+        reports = self.split.reports(table.radii, **table.binning)
+        rows = list(zip(table.radii, reports, strict=True))
+        return Part(self._records(rows), partial(self._show, rows))
 
-    def records(self, rows: Rows | None) -> dict[str, Any]:
-        """The gain for JSON."""
+    def _records(self, rows: Rows) -> dict[str, Any]:
         return {
             "kind": self.split.kind,
             "fit_radius": self.split.radius,
@@ -49,12 +107,11 @@ class Gain:
             "map": self.split.mapping.to_json(),
             "radii": [
                 {"radius": radius, **(report.to_dict() if report else {})}
-                for radius, report in rows or []
+                for radius, report in rows
             ],
         }
 
-    def show(self, rows: Rows) -> None:
-        """The table on stdout."""
+    def _show(self, rows: Rows) -> None:
         heads = ("Radius", "Cert. Brier", "after", "Cert. ECE", "after", "Const. Brier")
         cells = []
         for radius, report in rows:
@@ -86,7 +143,7 @@ class Gain:
         if self.split.mapping.kind == "constant" and self.split.kind != "constant":
             typer.echo(
                 "The best map is a constant: on the fitting half no monotone map certifies any skill at "
-                "that radius. --recalibrate tradeoff keeps more of what the confidences tell."
+                "that radius. The kind tradeoff keeps more of what the confidences tell."
             )
 
 
