@@ -115,11 +115,6 @@ from certcal_ext.recalibration.report import (
     split_halves as split_halves,
     tradeoff_maps as tradeoff_maps,
 )
-from certcal_ext.recalibration.row_maps import (
-    LabelMaps as LabelMaps,
-    RowMap as RowMap,
-    StackMap as StackMap,
-)
 from certcal_ext.smoothing.classifier import SmoothedClassifier as SmoothedClassifier
 from certcal_ext.smoothing.noise import add_noise as add_noise
 from certcal_ext.smoothing.replay import Replay as Replay, replay as replay

@@ -294,7 +294,7 @@ def test_labels_of_the_users_own(tmp_path: Path) -> None:
         made.recalibrated(split.mapping)
     with pytest.raises(ValueError, match="by: expected None"):
         recalibrate_split(made, 0.05, by="predicted", group=group)
-    with pytest.raises(ValueError, match="labels: expected 300 entries"):
+    with pytest.raises(ValueError, match="group: expected 300 entries"):
         recalibrate_split(made, 0.05, group=group[:10])
 
 
