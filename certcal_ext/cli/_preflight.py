@@ -73,6 +73,10 @@ def to_device(network: torch.nn.Module, name: str) -> tuple[torch.nn.Module, tor
     """
     device = device_of(name)
     try:
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.set_device(device)
         return network.to(device), device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device: {name} cannot be used: {first_line(error)}") from error
