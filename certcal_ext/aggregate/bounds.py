@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.aggregate.evidence import Worst
+from certcal_ext.aggregate.evidence import Evidence, Worst
+from certcal_ext.aggregate.lattice import Cells
 from certcal_ext.aggregate.search import Tree, largest_sum
 from certcal_ext.aggregate.setting import Setting
 from certcal_ext.aggregate.terms import BrierTerm, LogTerm, RightTerm, RiskTerm, Term
 from certcal_ext.aggregate.trees import SignTree, ThresholdTree
-from certcal_ext.aggregate.votes import VoteHistogram  # noqa: F401  # for the example
+from certcal_ext.aggregate.votes import VoteHistogram
 
 Floats = NDArray[np.float64]
 
 #: Steps of a search for the smallest rate that is proved: the answer is known to 2^-this.
 _HALVINGS = 11
+#: How close a search comes to the lowest bound that it could find, in the mean over all rows.
+CLOSE = 1e-4
+_CLASS_CLOSE = 3e-4
 
 
 @dataclass(frozen=True)
@@ -89,17 +93,22 @@ def aggregate_accuracy(setting: Setting) -> AggregateBound:
     if setting.scope != "all":
         raise ValueError(f'scope: expected "all" for the accuracy, got {setting.scope!r}')
     term = RightTerm()
-    h: Worst = lambda correct, fine: np.where(
-        fine.certain, term.kept(correct, fine.lower, fine.upper), 0.0
-    )
+
+    def h(correct: bool, fine: Cells) -> Floats:
+        return np.where(fine.certain, term.kept(correct, fine.lower, fine.upper), 0.0)
+
     evidence = setting.evidence
-    total = evidence.upper(h, setting.delta, evidence.weights(h, setting.delta))
+    total = _one_bound(evidence, h, setting.delta)
     rows = setting.rows or 1
     return AggregateBound(_down(max(0.0, -total), rows), rows, setting.delta, 1)
 
 
 def aggregate_ece(
-    setting: Setting, bins: int = 15, edges: Any = None, closed: str = "right"
+    setting: Setting,
+    bins: int = 15,
+    edges: Any = None,
+    closed: str = "right",
+    close: float = CLOSE,
 ) -> AggregateBound:
     """The calibration error, at most.
 
@@ -110,13 +119,14 @@ def aggregate_ece(
         bins: number of bins of equal width; not used where ``edges`` is given.
         edges: (M + 1,) strictly increasing from 0 to 1.
         closed: which end of a bin belongs to it.
+        close: how much a bound may exceed, in the mean over all rows, the lowest one that a longer search could find.
 
     Returns:
         ``AggregateBound``.
     """
     borders = _check.bin_edges(bins, edges)
     side = "left" if _check.closed_left(closed) else "right"
-    return _largest(setting, lambda less: SignTree(setting, borders, side, less))
+    return _largest(setting, lambda less: SignTree(setting, borders, side, less), close)
 
 
 def aggregate_ks(setting: Setting) -> AggregateBound:
@@ -128,7 +138,41 @@ def aggregate_ks(setting: Setting) -> AggregateBound:
     Returns:
         ``AggregateBound``.
     """
-    return _largest(setting, lambda less: ThresholdTree(setting, less))
+    return _largest(setting, lambda less: ThresholdTree(setting, less), CLOSE)
+
+
+def aggregate_classwise(
+    votes: Sequence[VoteHistogram],
+    shift: float,
+    delta: float,
+    bins: int = 15,
+    edges: Any = None,
+    closed: str = "right",
+) -> AggregateBound:
+    """The class-wise calibration error (1/K) sum_k ECE_k of all rows, at most.
+
+    Args:
+        votes: for each class k, of every row: its votes for k, and as correctness whether its label is k.
+        shift: radius / sigma, rounded up.
+        delta: failure probability; each class has the same share.
+        bins: as ``aggregate_ece``.
+        edges: as ``aggregate_ece``.
+        closed: as ``aggregate_ece``.
+
+    Returns:
+        ``AggregateBound``.
+    """
+    risk = _check.failure_probability("delta", delta)
+    found = [
+        aggregate_ece(
+            Setting([one], shift, risk / len(votes), "class"), bins, edges, closed, _CLASS_CLOSE
+        )
+        for one in votes
+    ]
+    if not found:
+        raise ValueError("votes: expected a histogram for each class, got none")
+    mean = math.fsum(one.value for one in found) / len(found) * (1.0 + 2.0**-50)
+    return AggregateBound(min(1.0, mean), found[0].rows, risk, sum(one.tables for one in found))
 
 
 def aggregate_selective_risk(setting: Setting, threshold: float) -> AggregateBound:
@@ -155,24 +199,30 @@ def _mean(setting: Setting, term: Term, most: float) -> AggregateBound:
     if not rows:
         return AggregateBound(math.nan, 0, setting.delta, 0)
     h, evidence = setting.worst(term), setting.evidence
-    total = evidence.upper(h, setting.delta, evidence.weights(h, setting.delta))
+    total = _one_bound(evidence, h, setting.delta)
     return AggregateBound(_up(total, rows, most), rows, setting.delta, 1)
 
 
-def _largest(setting: Setting, tree: Callable[[float], Tree]) -> AggregateBound:
+def _one_bound(evidence: Evidence, h: Worst, risk: float) -> float:
+    """On the sum of one h."""
+    return evidence.upper(h, risk, [evidence.weight(h, risk, leg) for leg in evidence.legs])
+
+
+def _largest(setting: Setting, tree: Callable[[float], Tree], close: float) -> AggregateBound:
     """The largest sum over the leaves of a tree, as a mean over rows."""
     if setting.scope == "robust":
         evidence = setting.evidence
 
         def proved(rate: float, risk: float) -> tuple[bool, int]:
-            found = largest_sum(tree(rate), evidence, risk, enough=0.0)
+            found = largest_sum(tree(rate), evidence, risk, close * evidence.rows, enough=0.0)
             return found.total <= 0, found.made
 
         return _smallest_rate(setting, proved, 1.0)
     rows = setting.rows
     if not rows:
         return AggregateBound(math.nan, 0, setting.delta, 0)
-    found = largest_sum(tree(0.0), setting.evidence, setting.delta)
+    evidence = setting.evidence
+    found = largest_sum(tree(0.0), evidence, setting.delta, close * evidence.rows)
     return AggregateBound(_up(found.total, rows, 1.0), rows, setting.delta, found.made)
 
 
@@ -182,7 +232,7 @@ def _one_sum(setting: Setting, worst_at: Callable[[float], Worst], most: float) 
 
     def proved(rate: float, risk: float) -> tuple[bool, int]:
         h = worst_at(rate)
-        return evidence.upper(h, risk, evidence.weights(h, risk)) <= 0, 1
+        return _one_bound(evidence, h, risk) <= 0, 1
 
     return _smallest_rate(setting, proved, most)
 

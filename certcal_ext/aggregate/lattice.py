@@ -39,7 +39,7 @@ _REACH = 16.0  # standard deviations beyond which counts are left out
 #: One less: these are deviations of n draws, and derivatives have the counts of n - 1 and n - 2.
 _LEFT_OUT = 2.0 * math.exp(-((_REACH - 1.0) ** 2) / 4)
 _CELLS = 20  # coarse cells in a standard deviation of arcsin sqrt(k / n)
-_GROUPS = 3  # groups of counts in one, at most
+_GROUPS = 2  # groups of counts in one, at most: finer ones are fitted to noise
 _CHUNK = 64
 _LEVELS = 16_000  # fine cells are no wider than this in either end under attack, and finer next to 0 and 1
 
@@ -131,17 +131,30 @@ def _masses(n: int, starts: NDArray[np.int64], begin: int, end: int, points: Flo
 
 def _bends(n: int, after: NDArray[np.int64], left: Floats, right: Floats) -> Floats:
     """(cells, borders) (b - a)^2 / 8 times the largest |d/dp n b(t | p)|, t the count before each border."""
-    if n == 1:
-        return np.zeros((left.size, after.size))
+    if n < 3:
+        return np.broadcast_to(
+            ((right - left) ** 2 / 8)[:, None] * n * (n - 1.0), (left.size, after.size)
+        )
     t = (after - 1).astype(np.float64)
-    top = np.clip(t / (n - 1), left[:, None], right[:, None])
-    largest = _pmf_at(n - 1, t[None, :], top)
+    largest = _most_likely(n - 1, t, left, right)
     far = np.maximum(np.abs(t - (n - 1) * left[:, None]), np.abs(t - (n - 1) * right[:, None]))
     spread = np.minimum(left * (1 - left), right * (1 - right))[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(spread > 0, largest * far / spread, np.inf)
-    slope = np.minimum(slope, n - 1.0)  # as a difference of two probabilities times n - 1
+    # In the first and the last cell as a difference: b'(t | p) = (n - 1) (b(t - 1 | p) - b(t | p)), of n - 2 draws.
+    end = spread[:, 0] <= 0
+    if end.any():
+        pair = [_most_likely(n - 2, count, left[end], right[end]) for count in (t - 1, t)]
+        slope[end] = (n - 1) * np.maximum(*pair)
     result: Floats = ((right - left) ** 2 / 8)[:, None] * n * slope
+    return result
+
+
+def _most_likely(n: int, counts: Floats, left: Floats, right: Floats) -> Floats:
+    """(cells, counts) the largest probability of each count for p in the cell; 0 for counts that there are not."""
+    top = np.clip(counts / n, left[:, None], right[:, None])
+    there = (counts >= 0) & (counts <= n)
+    result: Floats = np.where(there, _pmf_at(n, np.clip(counts, 0, n)[None, :], top), 0.0)
     return result
 
 

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import heapq
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from certcal_ext.aggregate.evidence import Evidence, Worst
+from certcal_ext.aggregate.evidence import Evidence, Leg, Worst
 
 #: Sums after which the bound, valid at any time, is taken as it is.
-MOST_NODES = 400
+MOST_NODES = 200
 
 
 class Tree(ABC):
@@ -52,45 +52,64 @@ class Largest:
 
 
 def largest_sum(
-    tree: Tree, evidence: Evidence, risk: float, enough: float | None = None
+    tree: Tree, evidence: Evidence, risk: float, close: float, enough: float = -math.inf
 ) -> Largest:
     """An upper bound on the sums of all leaves, but with probability ``risk``.
 
-    Nodes are split in the order of their bounds. The bound of the first leaf that comes up is the largest of nodes that together
-    cover every leaf, and so is that of any node, so the search may stop anywhere.
+    Nodes are split in the order of their bounds. The largest bound of nodes that together cover every leaf holds wherever the search
+    stops.
 
     Args:
         tree: the statements.
         evidence: the votes.
         risk: failure probability of all statements together.
-        enough: a total at or below which the exact one does not matter, or None.
+        close: a total need not be closer than that to what the best leaf gives.
+        enough: a total at or below which the exact one does not matter.
     """
-    weights = {}
-    for part in evidence.parts:
+    weights = []
+    for leg in evidence.legs:
+
+        def forecast(node: Any, leg: Leg = leg) -> float:
+            return evidence.forecast(tree.worst(node), leg)
+
         # For the leaf that the other votes lead one to expect to be the largest.
-        leaf, _ = _best(tree, lambda node, part=part: evidence.forecast(tree.worst(node), part))
-        weights |= evidence.weights(tree.worst(leaf[1]), risk * tree.share(leaf[1]), [part])
+        leaf = _search(tree, forecast, close).leaf
+        weights.append(evidence.weight(tree.worst(leaf), risk * tree.share(leaf), leg))
 
     def bound(node: Any) -> float:
         return evidence.upper(tree.worst(node), risk * tree.share(node), weights)
 
-    (total, _), made = _best(tree, bound, enough)
-    return Largest(total, made)
+    found = _search(tree, bound, close, enough)
+    return Largest(found.total, found.made)
 
 
-def _best(
-    tree: Tree, value: Callable[[Any], float], enough: float | None = None
-) -> tuple[tuple[float, Any], int]:
-    """The first leaf in the order of values, or the node at which one may stop, with its value; and how many were made."""
-    heap: list[tuple[float, int, Any]] = []
-    made, fresh = 0, tree.roots()
+@dataclass(frozen=True)
+class _Search:
+    """The largest value of nodes that cover every leaf, the best leaf that was looked at, and how many nodes were."""
+
+    total: float
+    leaf: Any
+    made: int
+
+
+def _search(
+    tree: Tree, value: Callable[[Any], float], close: float, enough: float = -math.inf
+) -> _Search:
+    """First down to a leaf, then best first, until no value is above that of the best leaf by more than ``close``."""
+    values: dict[Any, float] = {}
+    leaf, best, made = None, -math.inf, 0
+    fresh = tree.roots()
     while True:
-        for node in fresh:
-            made += 1
-            # Of equal values the later node, which is deeper.
-            heapq.heappush(heap, (-value(node), -made, node))
-        top, _, node = heap[0]
-        fresh = tree.children(node)
-        if not fresh or made >= MOST_NODES or (enough is not None and -top <= enough):
-            return (-top, node), made
-        heapq.heappop(heap)
+        values |= {node: value(node) for node in fresh}
+        made += len(fresh)
+        # On the way down the better child, later the best node of all.
+        at = max(values if leaf is not None else fresh, key=lambda node: values[node])
+        below = tree.children(at)
+        if not below and values[at] > best:
+            leaf, best = at, values[at]
+        total = max(values.values())
+        if total <= max(best + close, enough) or made >= MOST_NODES:
+            return _Search(total, leaf if leaf is not None else at, made)
+        if below:
+            del values[at]
+        fresh = below

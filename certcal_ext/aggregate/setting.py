@@ -21,7 +21,7 @@ class Setting:
         votes: histograms of estimating votes, one for each number of draws.
         shift: radius / sigma, rounded up.
         delta: failure probability of one bound; of several that are shown together each has its share.
-        scope: "certified", "all" or "robust".
+        scope: "certified", "all", "robust" or "class", see ``terms.worst``.
         least: of each histogram, the fewest votes with which a row is certified at the radius; only in scope "certified".
         image: images of confidences under a recalibration map that was fixed before.
         expected: see ``Evidence``.

@@ -27,8 +27,9 @@ Counts = NDArray[np.int64]
 _CONSTRAINTS = 4  # every so many ends of coarse cells are constraints of the solver
 _JUMP = 0.02  # where h jumps by more, the cells on both sides are constraints too
 _BLOCK = 48
+_ROUNDS, _CLOSE = 3, 2e-3  # more constraints, while a sum exceeds 1 by more than that
 _NEGLIGIBLE = 1e-9
-#: Share of the expected counts that is spread evenly, as the others may be where none of those were.
+#: Least share of the expected counts that is spread evenly, as the others may be where none of those were.
 _SPREAD = 1e-3
 #: The same in what the distribution is fitted to, so that no weight has to vanish.
 _FLOOR = 1e-5
@@ -43,13 +44,15 @@ class Expected:
     Attributes:
         points: (I,) probabilities.
         weights: (I,) above 0, with sum 1.
+        rows: how many rows said so; a little of the expected counts, less the more they were, is spread evenly.
     """
 
     points: Floats
     weights: Floats
+    rows: int
 
     def counts(self, grid: Lattice) -> Floats:
-        """(J,) distribution of the groups of counts, a little of it spread evenly."""
+        """(J,) distribution of the groups of counts."""
         at = np.clip(np.searchsorted(grid.points, self.points) - 1, 0, grid.points.size - 2)
         place = (self.points - grid.points[at]) / np.diff(grid.points)[at]
         share = np.zeros(grid.points.size)
@@ -57,12 +60,13 @@ class Expected:
         np.add.at(share, at + 1, self.weights * place)
         mixed = np.asarray(share @ grid.mass)
         sizes = np.diff(np.append(grid.starts, grid.n + 1))
-        result: Floats = (1 - _SPREAD) * mixed / mixed.sum() + _SPREAD * sizes / (grid.n + 1)
+        spread = max(_SPREAD, 1.0 / (self.rows + 2.0))
+        result: Floats = (1 - spread) * mixed / mixed.sum() + spread * sizes / (grid.n + 1)
         return result
 
 
 def expected_of(histogram: Counts) -> Expected:
-    """The maximum-likelihood distribution of the probabilities behind numbers of rows by count; uniform for no rows.
+    """The maximum-likelihood distribution of the probabilities behind numbers of rows by count; for no rows the arcsine law.
 
     Args:
         histogram: (n + 1,) rows with 0, ..., n votes.
@@ -70,15 +74,15 @@ def expected_of(histogram: Counts) -> Expected:
     total = int(histogram.sum())
     grid = lattice(histogram.size - 1, 0)
     if not total:
-        points = np.linspace(0.5, 63.5, 64) / 64
-        return Expected(points, np.full(64, 1 / 64))
+        angles = np.linspace(0.0, np.pi / 2, 65)
+        return Expected(np.sin((angles[:-1] + angles[1:]) / 2) ** 2, np.full(64, 1 / 64), 0)
     design = _design(grid.n, 0)
     sizes = np.diff(np.append(grid.starts, grid.n + 1)) / (grid.n + 1)
     found = best_weights(
         design.blocks, grid.summed(histogram) / total * (1 - _FLOOR) + _FLOOR * sizes
     )
     kept = found.mixing > 1e-6 * found.mixing.max()
-    return Expected(design.points[kept], found.mixing[kept] / found.mixing[kept].sum())
+    return Expected(design.points[kept], found.mixing[kept] / found.mixing[kept].sum(), total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,22 +136,32 @@ def fit_table(
     Raises:
         ValueError: weights so large that lambda h spans more than ``MOST_SPAN``.
     """
+    if weight * float(np.abs(worst).max()) > MOST_SPAN * (1.0 + 1e-12):
+        raise ValueError(
+            f"weight: expected lambda h up to {MOST_SPAN:g}, got {weight * np.abs(worst).max():.3g}"
+        )
     grid, fine = lattice(n, least), cells(n, least, shift)
     counted = grid.starts >= least
+    q = expected.counts(grid)
     design = _design(n, least, shift)
-    exponent = weight * design.worst(worst)
-    if worst.size and weight * float(np.abs(worst).max()) > MOST_SPAN:
-        raise ValueError(
-            f"weight: expected lambda h up to {MOST_SPAN}, got {weight * np.abs(worst).max():.3g}"
-        )
-    factor = np.exp(exponent)
+    blocks = _raised(design.blocks, np.exp(weight * design.worst(worst)), counted)
     extra = np.flatnonzero(np.abs(np.diff(worst)) > _JUMP)
-    points = fine.right[extra]
-    raised = np.exp(weight * np.maximum(worst[extra], worst[extra + 1]))
-    blocks = _raised(design.blocks, factor, counted)
-    if extra.size:
-        blocks = [*blocks, *_raised(_blocks(grid, points), raised, counted)]
-    v = best_weights(blocks, expected.counts(grid)).weights
+    points, values = fine.right[extra], np.maximum(worst[extra], worst[extra + 1])
+    for _ in range(_ROUNDS):
+        if points.size:
+            blocks = blocks + _raised(_blocks(grid, points), np.exp(weight * values), counted)
+        v = best_weights(blocks, q).weights
+        low = np.where(counted, 0.0, v)
+        sums = fine.values(grid, low, v - low, weight * worst)
+        if sums.max() <= 1.0 + _CLOSE:
+            break
+        # Between the constraints something is above 1: its peaks are constraints too.
+        begins = np.flatnonzero(np.diff(fine.coarse // _CONSTRAINTS, prepend=-1))
+        tops = np.maximum.reduceat(sums, begins)[
+            np.cumsum(np.diff(fine.coarse // _CONSTRAINTS, prepend=0) > 0)
+        ]
+        peaks = np.flatnonzero((sums == tops) & (sums > 1.0 + _CLOSE / 2))
+        points, values = fine.right[peaks], worst[peaks]
     return valid_table(v, worst, n, weight, shift, least)
 
 

@@ -20,7 +20,8 @@ from certcal_ext.certificates.bounds import largest_gap
 Floats = NDArray[np.float64]
 Image = Callable[[Floats], tuple[Floats, Floats]]
 
-SCOPES = ("certified", "all", "robust")
+#: Over which rows the mean of a metric of the top label is; "class" is for the confidence of a class that is fixed beforehand.
+SCOPES = ("certified", "all", "robust", "class")
 
 
 def no_map(values: Floats) -> tuple[Floats, Floats]:
@@ -56,7 +57,8 @@ def worst(
         fine: the cells.
         scope: "certified": a row is counted by its votes, and one that is counted without being certified in truth may do
             anything; "all": every row is counted, and one that is not certified may change its prediction; "robust": the
-            rows that are certified in truth are counted.
+            rows that are certified in truth are counted; "class": every row is counted, and its class is none that is predicted
+            but a fixed one.
         image: images (rounded down, rounded up) of confidences under the recalibration map.
         less: in scope "robust", taken off each counted row.
 
@@ -65,6 +67,8 @@ def worst(
     """
     lower, upper = image(fine.lower)[0], image(fine.upper)[1]
     kept = term.kept(correct, lower, upper)
+    if scope == "class":
+        return kept
     if scope == "certified":
         return np.where(fine.certain, kept, term.anything)
     if scope == "robust":

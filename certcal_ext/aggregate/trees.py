@@ -17,8 +17,8 @@ from certcal_ext.aggregate.terms import EceTerm, KsTerm, bins_of
 
 Floats = NDArray[np.float64]
 
-#: The share of nodes that are leaves, together; the inner ones share the rest.
-_LEAVES = 0.75
+#: The share of a depth, as a part of the next one's: leaves have half of all.
+_UPWARD = 0.5
 #: Weight of sign vectors: how likely a bin has another sign than the bin above it. Worst ones alternate: right samples are pushed down
 #: over an edge, wrong ones up over one.
 _CHANGE = 0.75
@@ -109,10 +109,8 @@ class ThresholdTree(Tree):
 
 
 def _level_share(depth: int, last: int) -> float:
-    """The share of a depth: most for the leaves, one of which is what is returned."""
-    if not last:
-        return 1.0
-    return _LEAVES if depth == last else (1.0 - _LEAVES) / last
+    """The share of a depth. A node just above leaves costs little more than they do, so that it need not be split where they differ little."""
+    return _UPWARD ** (last - depth) * (1.0 - _UPWARD if depth else 1.0)
 
 
 def _reached(setting: Setting, edges: Floats, closed: str) -> NDArray[np.bool_]:
@@ -121,7 +119,8 @@ def _reached(setting: Setting, edges: Floats, closed: str) -> NDArray[np.bool_]:
     least = [0] * len(setting.votes) if setting.least is None else setting.least
     for one, fewest in zip(setting.votes, least, strict=True):
         fine = cells(one.n, fewest, setting.shift)
-        kept = fine.possible  # in scope "robust" the cell at the border counts too
+        # In scope "robust" the cell at the border counts too.
+        kept = fine.possible | (setting.scope == "class")
         low, high = setting.image(fine.lower[kept])[0], setting.image(fine.upper[kept])[1]
         np.add.at(used, bins_of(low, edges, closed), 1)
         np.add.at(used, bins_of(high, edges, closed) + 1, -1)

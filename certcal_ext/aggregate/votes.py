@@ -13,18 +13,21 @@ from certcal_ext import _check
 from certcal_ext.aggregate.lattice import MAX_DRAWS
 from certcal_ext.recalibration.report import split_halves
 
-PARTS = 2
+#: Parts of the rows, of a sixteenth, three sixteenths and three quarters of them.
+PARTS = 3
+
+_COINS = (101, 102, 103, 104)  # seeds
 
 
 @dataclass(frozen=True, eq=False)
 class VoteHistogram:
-    """How many rows of each half are wrong or right with each number of votes for their class.
+    """How many rows of each part are wrong or right with each number of votes for their class.
 
     The class of a row was selected by other draws than those counted here. Histograms add: those of shards make the one of all rows.
 
     Attributes:
         n: draws of a row.
-        rows: (2, 2, n + 1) int64: half, wrong or right, votes.
+        rows: (3, 2, n + 1) int64: part, wrong or right, votes.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -63,7 +66,7 @@ class VoteHistogram:
             votes: (N,) votes for each row's class, 0 to n.
             correct: (N,) whether that class is right.
             n: draws of each row.
-            index: (N,) ids, by which rows fall into halves; None: 0, ..., N - 1.
+            index: (N,) ids, by which rows fall into parts; None: 0, ..., N - 1.
 
         Raises:
             TypeError: an argument of the wrong kind.
@@ -77,8 +80,7 @@ class VoteHistogram:
             raise ValueError(
                 f"votes: expected counts from 0 to n = {draws}, got {k.min()} to {k.max()}"
             )
-        half = split_halves(ids).astype(np.int64) if k.size else np.zeros(0, np.int64)
-        place = (half * 2 + right) * (draws + 1) + k
+        place = (parts_of(ids) * 2 + right) * (draws + 1) + k
         counted = np.bincount(place, minlength=PARTS * 2 * (draws + 1))
         return cls(draws, counted.reshape(PARTS, 2, draws + 1).astype(np.int64))
 
@@ -97,3 +99,11 @@ class VoteHistogram:
     def counted(self, least: int) -> int:
         """How many rows have at least so many votes."""
         return int(self.rows[:, :, least:].sum())
+
+
+def parts_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) the part that each id belongs to: four coins, all heads for part 0, else the first two heads for part 1."""
+    if not ids.size:
+        return np.zeros(0, np.int64)
+    coins = np.array([split_halves(ids, seed) for seed in _COINS])
+    return np.where(coins.all(axis=0), 0, np.where(coins[:2].all(axis=0), 1, 2)).astype(np.int64)
