@@ -33,7 +33,7 @@ from certcal_ext.aggregate import (
 )
 from certcal_ext.aggregate.lattice import cells
 from certcal_ext.aggregate.setting import Setting as _Setting
-from certcal_ext.aggregate.terms import EceTerm
+from certcal_ext.aggregate.terms import BrierTerm, EceTerm, LogTerm, RightTerm
 from certcal_ext.aggregate.trees import SignTree, ThresholdTree
 
 FALSE_ALARM = 1e-6  # of each test by simulation
@@ -95,14 +95,19 @@ def failed(name: str, bound: AggregateBound, exact: float) -> bool:
 
 
 @pytest.fixture
-def remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tables that were made once are not made again: with what is expected fixed they do not depend on the votes.
-
-    Cells are a hundredth of the usual number, which costs tightness alone.
-    """
+def few_cells(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hundredth of the usual number, which costs tightness alone."""
     monkeypatch.setattr(lattice, "_LEVELS", 160)
     for cache in (lattice.cells, tables._design):
         cache.cache_clear()
+    yield
+    for cache in (lattice.cells, tables._design):
+        cache.cache_clear()
+
+
+@pytest.fixture
+def remembered(few_cells: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables that were made once are not made again: with what is expected fixed they do not depend on the votes."""
     known: dict[Any, Any] = {}
 
     def fit(expected: Expected, worst: Any, *rest: Any) -> Any:
@@ -112,9 +117,6 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return known[key]
 
     monkeypatch.setattr(evidence, "fit_table", fit)
-    yield
-    for cache in (lattice.cells, tables._design):
-        cache.cache_clear()
 
 
 def fixed_expected(n: int) -> tuple[Expected, Expected]:
@@ -169,40 +171,74 @@ def test_every_outcome_of_two_rows(name: str, scope: str) -> None:
         assert total <= delta, p
 
 
-@pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize("delta", [0.1, 0.01])
-@pytest.mark.parametrize(("name", "scope"), CASES)
-def test_failures_in_simulation(name: str, scope: str, delta: float) -> None:
-    """Sets of 60 and 1,000 rows, some at the border, with tables for other probabilities than they have."""
+@pytest.mark.parametrize("scope", ["certified", "all"])
+@pytest.mark.parametrize("name", ["brier", "log loss", "accuracy"])
+def test_sums_fail_no_more_often_than_delta(name: str, scope: str, delta: float) -> None:
+    """20,000 sets of 50 rows and of 1,000, some at the border, with tables for other probabilities than they have."""
     n, shift = 20, 0.5
     least = 18 if scope == "certified" else 0
-    expected = fixed_expected(n)
+    term = {"brier": BrierTerm(), "log loss": LogTerm(CLIP), "accuracy": RightTerm()}[name]
     rng = np.random.default_rng(len(name) + len(scope))
-    runs = 150 if name in ("risk", "ece") or scope == "robust" else 400
-    if scope == "robust" and name in ("ece", "ks"):
-        runs = 12
-    for size in (60, 1000):
+    for size, runs in ((50, 20_000), (1000, 2000)):
         p = rng.choice([0.69, 0.6914, 0.692, 0.8, 0.93, 0.99, 0.9999], size)
         correct = rng.random(size) < 0.8
-        false = 0
-        for _ in range(runs):
-            k = rng.binomial(n, p)
-            setting = Setting(
-                [VoteHistogram.of(k, correct, n)],
-                shift,
-                delta,
-                scope,
-                [least] if scope == "certified" else None,
-                expected=expected,
-            )
-            exact = truth(name, scope, p, correct, k >= least, shift)
-            false += failed(name, BOUNDS[name](setting), exact)
+        votes = VoteHistogram.of(np.zeros(size, np.int64), correct, n)
+        setting = Setting(
+            [votes], shift, delta, scope, [least] if least else None, expected=fixed_expected(n)
+        )
+        known, h = setting.evidence, setting.worst(term)
+        (leg,) = known.legs
+        weight = known.weight(h, delta, leg)
+        heights = known._heights(h, leg)
+        charges = {
+            s.correct: known._table(s, s.expected, height, weight).at(np.arange(n + 1))
+            for s, height in zip(leg.strata, heights, strict=True)
+        }
+        x = ndtri(p)
+        low, high, certain = ndtr(x - shift), ndtr(x + shift), x > shift
+        if name == "accuracy":
+            adds = -(certain & correct).astype(float)
+        else:
+            gap = np.where(correct, 1 - low, np.where(certain, high, np.maximum(high, 1 - low)))
+            gap = np.where(certain, gap, 1.0) if least else gap
+            adds = gap**2 if name == "brier" else -np.log(np.clip(1 - gap, CLIP, 1 - CLIP))
+        if name == "accuracy" and least:
+            adds = np.where(certain, adds, 0.0)
+        k = rng.binomial(n, p, (runs, size))
+        charged = np.where(correct, charges[True][k], charges[False][k]).sum(axis=1)
+        exact = np.where(k >= least, adds, 0.0).sum(axis=1)
+        false = int((exact > charged + math.log(1 / delta) / weight).sum())
         assert binomtest(false, runs, delta, alternative="greater").pvalue > FALSE_ALARM
 
 
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize("scope", ["certified", "all"])
+@pytest.mark.parametrize("name", ["ece", "ks"])
+def test_searches_fail_no_more_often_than_delta(name: str, scope: str) -> None:
+    """Small sets of rows near the border, where every node counts."""
+    n, shift, delta, runs = 12, 0.5, 0.1, 40
+    least = 11 if scope == "certified" else 0
+    expected = fixed_expected(n)
+    rng = np.random.default_rng(len(scope))
+    p = rng.choice([0.6914, 0.692, 0.8, 0.93, 0.99], 40)
+    correct = rng.random(40) < 0.8
+    false = 0
+    for _ in range(runs):
+        k = rng.binomial(n, p)
+        votes = VoteHistogram.of(k, correct, n)
+        setting = Setting(
+            [votes], shift, delta, scope, [least] if least else None, expected=expected
+        )
+        exact = truth(name, scope, p, correct, k >= least, shift)
+        false += failed(name, BOUNDS[name](setting), exact)
+    assert binomtest(false, runs, delta, alternative="greater").pvalue > FALSE_ALARM
+
+
+@pytest.mark.usefixtures("few_cells")
 def test_failures_with_tables_that_the_rows_tell_each_other() -> None:
     """Nothing is expected beforehand: sets of 60 rows, tables fitted on the other parts."""
-    n, shift, delta, runs = 10, 0.3, 0.1, 60
+    n, shift, delta, runs = 10, 0.3, 0.1, 40
     rng = np.random.default_rng(5)
     false = 0
     p = rng.choice([0.6179, 0.63, 0.9, 0.99], 60)
@@ -248,22 +284,23 @@ def test_a_node_covers_what_is_below_it() -> None:
     assert full.kept(True, np.array([0.2]), np.array([0.9]))[0] == pytest.approx(0.8)
 
 
+@pytest.mark.usefixtures("few_cells")
 def test_bounds_are_near_the_truth_and_fall_with_delta() -> None:
     rng = np.random.default_rng(1)
-    size, n, shift = 4000, 100, 0.5
+    size, n, shift = 4000, 60, 0.5
     p = rng.beta(8, 0.6, size)
     correct = rng.random(size) < p
     k = rng.binomial(n, p)
-    for scope, least in (("certified", 88), ("all", 0)):
+    for scope, least in (("certified", 53), ("all", 0)):
         values = {}
-        for delta in (1e-1, 1e-3, 1e-9):
+        for delta in (1e-1, 1e-6):
             setting = Setting(
                 [VoteHistogram.of(k, correct, n)], shift, delta, scope, [least] if least else None
             )
             values[delta] = [aggregate_brier(setting).value, aggregate_ece(setting).value]
         assert (np.diff(np.array(list(values.values())), axis=0) >= 0).all()
         exact = truth("brier", scope, p, correct, k >= least, shift)
-        assert exact <= values[1e-3][0] <= exact + 0.006
+        assert exact <= values[1e-6][0] <= exact + 0.02
 
 
 def test_shards_add_and_rows_may_have_different_draws() -> None:
@@ -297,6 +334,7 @@ def test_a_recalibration_map_bounds_its_images() -> None:
     assert exact <= aggregate_brier(setting).value <= exact + 0.02
 
 
+@pytest.mark.usefixtures("few_cells")
 def test_classwise_of_two_classes() -> None:
     rng = np.random.default_rng(6)
     size, n, shift = 800, 60, 0.2
@@ -311,7 +349,7 @@ def test_classwise_of_two_classes() -> None:
     both = np.stack([1 - p, p], axis=1)
     low, high = ndtr(ndtri(both) - shift), ndtr(ndtri(both) + shift)
     exact = cc.certified_classwise_ece(label, low, high, bins=5).value
-    assert exact <= bound.value <= exact + 0.12
+    assert exact <= bound.value <= exact + 0.2
     assert bound.rows == size
 
 

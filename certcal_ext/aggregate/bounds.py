@@ -242,11 +242,14 @@ def _smallest_rate(
 ) -> AggregateBound:
     """The smallest rate that is proved, by halving an interval.
 
-    Let t0 be the true rate. Until the first proof at some t < t0, which is wrong, the interval holds t0 or has its lower end above
-    t0; in the latter case no t < t0 is tried any more. In the former, each step is the one that t0 gives: down from t >= t0, up from t
-    < t0. So a wrong answer needs a wrong proof at one of at most ``_HALVINGS`` rates that t0 fixes, each at delta / ``_HALVINGS``.
+    Let t0 be the true rate, and let it not depend on the votes, as in the scopes "all" and "robust". Until the first
+    proof at some t < t0, which is wrong, the interval holds t0 or has its lower end above t0; in the latter case no t <
+    t0 is tried any more. In the former, each step is the one that t0 gives: down from t >= t0, up from t < t0. So a
+    wrong answer needs a wrong proof at one of at most ``_HALVINGS`` rates that t0 fixes. Where the votes decide which
+    rows are counted, t0 depends on them, and every rate that could be tried has its share.
     """
-    risk = setting.delta / _HALVINGS
+    tried = 2**_HALVINGS - 1 if setting.scope == "certified" else _HALVINGS
+    risk = setting.delta / tried
     low, high, made = 0.0, most, 0
     for _ in range(_HALVINGS):
         rate = (low + high) / 2

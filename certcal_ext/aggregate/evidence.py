@@ -82,17 +82,17 @@ class Leg:
 class Evidence:
     """The votes of a data set, with tables that are fitted on other votes than those they are used with.
 
-    The rows are in three parts, by their ids. Tables of part 1 are fitted on part 0, those of part 2 on parts 0 and 1, with one
-    lambda that is chosen by part 0. Given part 0, each factor exp(lambda (h - g)) of their product has mean at most 1 given all
-    factors before it, so the product has. Part 0 is a leg of its own, whose tables and lambda come from the other two. Each leg's
-    statement fails with at most its share of the probability.
+    The rows are in three parts, by their ids. Tables of part 1 are fitted on part 0, those of part 2 on parts 0 and
+    1, with one lambda that is chosen by part 0. Given part 0, each factor exp(lambda (h - g)) of their product has
+    mean at most 1 given all factors before it, so the product has. Part 0 is a leg of its own, whose tables and
+    lambda come from the other two. Each leg's statement fails with at most its share of the probability.
 
     Args:
         votes: histograms, one for each number of draws.
         shift: radius / sigma, rounded up.
         least: of each histogram, the fewest votes with which a row is counted; 0: every row is.
-        expected: what is expected of (wrong, right) rows, from draws that are not among these, for all rows together, which then are
-            one leg; None: the parts tell each other.
+        expected: what is expected of (wrong, right) rows, from draws that are not among these, for all rows together,
+            which then are one leg; None: the parts tell each other.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Evidence:
         return total + 2.0**-46 * (abs(total) + len(self.legs))
 
     def _heights(self, worst: Worst, leg: Leg) -> list[Floats]:
-        """h of each stratum; parts share it."""
+        """Of each stratum, h; parts share it."""
         known: dict[tuple[bool, int, int], Floats] = {}
         for s in leg.strata:
             key = (s.correct, s.n, s.least)

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Binomial mixtures over the continuum of probabilities, bounded from above.
 
-For votes K ~ Binomial(n, p), groups of outcomes j = 0, ..., J - 1 and weights v_j >= 0, let P(p) = sum_j v_j P(K in j | p). A table is
-valid only if such a sum stays below 1 for *every* p, so it is bounded on each cell of a fine partition of [0, 1]:
+For votes K ~ Binomial(n, p), groups of outcomes j = 0, ..., J - 1 and weights v_j >= 0, let P(p) = sum_j v_j P(K in j
+| p). A table is valid only if such a sum stays below 1 for *every* p, so it is bounded on each cell of a fine
+partition of [0, 1]:
 
-1. On a coarse cell [a, b], P lies below the chord of its values at a and b plus (b - a)^2 / 8 times the largest |P''| there. P'(p) is
-   n sum_j (v_{j+1} - v_j) b(t_j | p), with t_j the last count of group j and b the probabilities of Binomial(n - 1, p), and
-   b'(t | p) = b(t | p) (t - (n - 1) p) / (p (1 - p)). On the cell each factor is bounded by its largest value: b(t | .) rises up to
-   p = t / (n - 1) and falls after it.
-2. A fine cell lies in a coarse one, and a chord is largest at an end. Whatever multiplies P there is taken at its largest value on
-   the fine cell.
+1. On a coarse cell [a, b], P lies below the chord of its values at a and b plus (b - a)^2 / 8 times the largest |P''|
+   there. P'(p) is n sum_j (v_{j+1} - v_j) b(t_j | p), with t_j the last count of group j and b the probabilities of
+   Binomial(n - 1, p), and b'(t | p) = b(t | p) (t - (n - 1) p) / (p (1 - p)). On the cell each factor is bounded by
+   its largest value: b(t | .) rises up to p = t / (n - 1) and falls after it.
+2. A fine cell lies in a coarse one, and a chord is largest at an end. Whatever multiplies P there is taken at its
+   largest value on the fine cell.
 
-Probabilities are computed in floating point; they are raised by a relative ``slack`` that is above what 40-digit arithmetic showed to be their
-error (test_aggregate_lattice.py). Counts further than 16 standard deviations from n p, in arcsin sqrt, are left out: they have at most
-exp(-56) on a side (KL(a, p) >= (arcsin sqrt a - arcsin sqrt p)^2 and Chernoff), which is added for the largest v.
+Probabilities are computed in floating point; they are raised by a relative ``slack`` that is above what 40-digit
+arithmetic showed to be their error (test_aggregate_lattice.py). Counts further than 16 standard deviations from n p,
+in arcsin sqrt, are left out: they have at most exp(-56) on a side (KL(a, p) >= (arcsin sqrt a - arcsin sqrt p)^2 and
+Chernoff), which is added for the largest v.
 """
 
 from __future__ import annotations

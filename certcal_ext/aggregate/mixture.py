@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,21 +44,19 @@ class Weights:
     Attributes:
         weights: (J,) above 0, with every constraint at or below 1.
         mixing: (I,) the multiplier of each constraint, at least 0; they add up to about 1.
-        steps: Newton steps that it took.
     """
 
     weights: Floats
     mixing: Floats
-    steps: int
 
 
 def best_weights(blocks: Sequence[Block], q: Floats, tolerance: float = 1e-6) -> Weights:
     """Maximises sum_j q_j ln v_j over v > 0 where every row a of the blocks has sum_j a_j v_j <= 1.
 
-    The dual maximises sum_j q_j ln(sum_i mixing_i a_ij) over probability vectors, and v_j is q_j over that mixture. Solved by a
-    primal-dual interior-point method: Newton's method on the conditions of optimality with all products of a multiplier and its
-    slack equal to mu, which falls to 0. What comes out need not be exact: a table is made valid, whatever its weights are, by
-    ``Cells.largest``.
+    The dual maximises sum_j q_j ln(sum_i mixing_i a_ij) over probability vectors, and v_j is q_j over that mixture.
+    Solved by a primal-dual interior-point method: Newton's method on the conditions of optimality with all products
+    of a multiplier and its slack equal to mu, which falls to 0. What comes out need not be exact: a table is made
+    valid, whatever its weights are, by ``Cells.largest``.
 
     Args:
         blocks: the constraints; each column has an entry above 0 in some of them.
@@ -68,8 +67,8 @@ def best_weights(blocks: Sequence[Block], q: Floats, tolerance: float = 1e-6) ->
         ``Weights``.
 
     Source:
-        Kiefer and Wolfowitz (Annals of Mathematical Statistics 1956); Koenker and Mizera (JASA 2014) for the dual by interior
-        points.
+        Kiefer and Wolfowitz (Annals of Mathematical Statistics 1956); Koenker and Mizera (JASA 2014) for the dual by
+        interior points.
     """
     size = q.size
     # Columns scaled by their largest entry, so that no weight is tiny.
@@ -80,8 +79,7 @@ def best_weights(blocks: Sequence[Block], q: Floats, tolerance: float = 1e-6) ->
     v = np.full(size, 0.5 / system.times(np.ones(size)).max())
     slack = 1.0 - system.times(v)
     mixing = np.full(slack.size, 1.0 / slack.size)
-    step = 0
-    for step in range(_STEPS):
+    for _ in range(_STEPS):
         gap = float(mixing @ slack)
         missed = float(np.abs(q - v * system.transposed(mixing)).sum())
         if gap < tolerance and missed < tolerance:
@@ -97,7 +95,7 @@ def best_weights(blocks: Sequence[Block], q: Floats, tolerance: float = 1e-6) ->
         v = v + min(_longest(v, move), _longest(slack, -lost)) * move
         slack = np.maximum(1.0 - system.times(v), 1e-300)
         mixing = mixing + _longest(mixing, turn) * turn
-    return Weights(v / scale, mixing, step)
+    return Weights(v / scale, mixing)
 
 
 class _System:
@@ -106,7 +104,7 @@ class _System:
     def __init__(self, blocks: Sequence[Block], size: int) -> None:
         self._blocks, self._size = blocks, size
         ends = np.cumsum([0, *(len(block.rows) for block in blocks)])
-        self._places = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self._places = [slice(a, b) for a, b in pairwise(ends)]
         self._total = int(ends[-1])
         self._band = max(block.rows.shape[1] for block in blocks)
 

@@ -56,8 +56,8 @@ def largest_sum(
 ) -> Largest:
     """An upper bound on the sums of all leaves, but with probability ``risk``.
 
-    Nodes are split in the order of their bounds. The largest bound of nodes that together cover every leaf holds wherever the search
-    stops.
+    Nodes are split in the order of their bounds. The largest bound of nodes that together cover every leaf holds
+    wherever the search stops.
 
     Args:
         tree: the statements.

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Tables g: what each count of votes is charged, so that the charges of a data set bound what its rows can add.
 
-Theorem (docs/aggregate.md). Let lambda > 0, and let h(p) be the most that a row of probability p adds where it is counted, which it is
-with k >= k*. If E exp(lambda (1{K >= k*} h(p) - g(K))) <= 1 for every p in [0, 1], K ~ Binomial(n, p), then over independent rows
-sum 1{k >= k*} h(p_i) <= sum g(k_i) + ln(1 / delta) / lambda with probability at least 1 - delta.
+Theorem (docs/aggregate.md). Let lambda > 0, and let h(p) be the most that a row of probability p adds where it is
+counted, which it is with k >= k*. If E exp(lambda (1{K >= k*} h(p) - g(K))) <= 1 for every p in [0, 1], K ~
+Binomial(n, p), then over independent rows sum 1{k >= k*} h(p_i) <= sum g(k_i) + ln(1 / delta) / lambda with
+probability at least 1 - delta.
 
-A table is fitted to what is expected of k, and then made valid whatever it was fitted to: exp(-lambda g) is divided by an upper bound, over
-all p, of the left side. So neither the solver nor the expectation matters for what is proved.
+A table is fitted to what is expected of k, and then made valid whatever it was fitted to: exp(-lambda g) is divided
+by an upper bound, over all p, of the left side. So neither the solver nor the expectation matters for what is proved.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What a row can add to a metric's sum, by scope: the h of a table.
 
-Each function of a confidence interval here grows with the interval (it is a supremum over it), so its value at the widest interval of a
-cell of probabilities is a bound for all of them.
+Each function of a confidence interval here grows with the interval (it is a supremum over it), so its value at the
+widest interval of a cell of probabilities is a bound for all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from certcal_ext.certificates.bounds import largest_gap
 Floats = NDArray[np.float64]
 Image = Callable[[Floats], tuple[Floats, Floats]]
 
-#: Over which rows the mean of a metric of the top label is; "class" is for the confidence of a class that is fixed beforehand.
+#: Over which rows the mean of a metric of the top label is; "class" is for the confidence of a class that is fixed
+#: beforehand.
 SCOPES = ("certified", "all", "robust", "class")
 
 
@@ -55,10 +56,10 @@ def worst(
         term: of the metric.
         correct: whether the row's class is right.
         fine: the cells.
-        scope: "certified": a row is counted by its votes, and one that is counted without being certified in truth may do
-            anything; "all": every row is counted, and one that is not certified may change its prediction; "robust": the
-            rows that are certified in truth are counted; "class": every row is counted, and its class is none that is predicted
-            but a fixed one.
+        scope: "certified": a row is counted by its votes, and one that is counted without being certified in truth
+            may do anything; "all": every row is counted, and one that is not certified may change its prediction;
+            "robust": the rows that are certified in truth are counted; "class": every row is counted, and its class
+            is none that is predicted but a fixed one.
         image: images (rounded down, rounded up) of confidences under the recalibration map.
         less: in scope "robust", taken off each counted row.
 
@@ -132,7 +133,7 @@ def _minus_log(values: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class EceTerm(Term):
-    """s(z) (c - z) with the signs s of some bins fixed: theorem 1 of docs/theory.md, the best of every completion of the others.
+    """s(z) (c - z) with the signs s of some bins fixed (theorem 1 of docs/theory.md), and the others at their best.
 
     Attributes:
         edges: (M + 1,) edges of the bins.

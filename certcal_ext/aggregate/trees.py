@@ -19,8 +19,8 @@ Floats = NDArray[np.float64]
 
 #: The share of a depth, as a part of the next one's: leaves have half of all.
 _UPWARD = 0.5
-#: Weight of sign vectors: how likely a bin has another sign than the bin above it. Worst ones alternate: right samples are pushed down
-#: over an edge, wrong ones up over one.
+#: Weight of sign vectors: how likely a bin has another sign than the bin above it. Worst ones alternate: right
+#: samples are pushed down over an edge, wrong ones up over one.
 _CHANGE = 0.75
 #: Thresholds between which a row is counted at its best: 2^this, finer next to 0 and 1.
 _THRESHOLD_DEPTH = 7
@@ -109,7 +109,7 @@ class ThresholdTree(Tree):
 
 
 def _level_share(depth: int, last: int) -> float:
-    """The share of a depth. A node just above leaves costs little more than they do, so that it need not be split where they differ little."""
+    """The share of a depth: a node just above leaves costs little more, so that it stays whole where they are alike."""
     return _UPWARD ** (last - depth) * (1.0 - _UPWARD if depth else 1.0)
 
 

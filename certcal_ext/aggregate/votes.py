@@ -23,7 +23,8 @@ _COINS = (101, 102, 103, 104)  # seeds
 class VoteHistogram:
     """How many rows of each part are wrong or right with each number of votes for their class.
 
-    The class of a row was selected by other draws than those counted here. Histograms add: those of shards make the one of all rows.
+    The class of a row was selected by other draws than those counted here. Histograms add: those of shards make the
+    one of all rows.
 
     Attributes:
         n: draws of a row.
