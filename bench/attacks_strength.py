@@ -29,7 +29,7 @@ from certcal_ext.attacks import (
     Victim,
     calibration,
 )
-from certcal_ext.attacks.base import confidences
+from certcal_ext.attacks.ascent import confidences
 from certcal_ext.attacks.geometry import Ball, Norm
 from certcal_ext.demo import load_digits
 from certcal_ext.demo.model import train

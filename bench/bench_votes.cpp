@@ -45,8 +45,8 @@ struct Votes {
 
   void count(int threads) {
     const float* data = logits.data();
-    certcal::count_votes_cpu(data, 1, draws, classes, 0.0, counts.data(), nullptr, faults.data(),
-                             threads);
+    certcal::count_votes_cpu(data, 1, draws, classes, nullptr, counts.data(), nullptr,
+                             faults.data(), threads);
   }
   void score(int threads) {
     const float* data = logits.data();
@@ -106,7 +106,7 @@ void add_device(const Votes& votes) {
   const int64_t draws = votes.draws, classes = votes.classes;
   const auto count = [=](cudaStream_t stream) {
     const float* data = logits.data();
-    return certcal::launch_count_votes(data, 1, draws, classes, 0.0, counts.data(), nullptr,
+    return certcal::launch_count_votes(data, 1, draws, classes, nullptr, counts.data(), nullptr,
                                        faults.data(), stream);
   };
   const auto score = [=](cudaStream_t stream) {

@@ -12,7 +12,7 @@ from experiment_plan import DataPlan
 
 import certcal_ext as cc
 from certcal_ext.certificates.compare import compare
-from certcal_ext.recalibration.split import SplitRecalibration, recalibrate_split
+from certcal_ext.certificates.recalibrate import SplitRecalibration, recalibrate_split
 
 #: Measures of one model at each radius.
 NAMES = (

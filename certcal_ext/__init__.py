@@ -38,6 +38,7 @@ __all__ = [
     "EceTable",
     "IdentityMap",
     "KsState",
+    "LabelMaps",
     "LinearConstraint",
     "LogLossState",
     "LogisticMap",
@@ -54,11 +55,13 @@ __all__ = [
     "ResolutionCurve",
     "RiskCoverageState",
     "RowBounds",
+    "RowMap",
     "ScoreBand",
     "ScoreHistogram",
     "SmoothedClassifier",
     "SmoothedVictim",
     "SplitRecalibration",
+    "StackMap",
     "StepMap",
     "Stopping",
     "VoteSource",
@@ -109,9 +112,10 @@ __all__ = [
     "score_interval",
     "selective_risk",
     "split_halves",
+    "stack_split",
     "tradeoff_maps",
     "union_interval",
     "what_more_draws_buy",
 ]
 
-__getattr__, __dir__ = attach(__name__, __file__)
+__getattr__, __dir__, _ = attach(__name__, __file__)

@@ -12,11 +12,17 @@ from certcal_ext.attacks import (
     SmoothedVictim as SmoothedVictim,
     compare_with_bound as compare_with_bound,
 )
-from certcal_ext.certificates.bounds import MetricCurve as MetricCurve, RowBounds as RowBounds
+from certcal_ext.certificates.bounds import MetricCurve as MetricCurve
 from certcal_ext.certificates.certificates import Certificates as Certificates
 from certcal_ext.certificates.compare import Comparison as Comparison, compare as compare
 from certcal_ext.certificates.curve import CertifiedSet as CertifiedSet, Curve as Curve
 from certcal_ext.certificates.provenance import Provenance as Provenance
+from certcal_ext.certificates.recalibrate import (
+    SplitRecalibration as SplitRecalibration,
+    recalibrate_split as recalibrate_split,
+    stack_split as stack_split,
+)
+from certcal_ext.certificates.rows import RowBounds as RowBounds
 from certcal_ext.intervals.clopper_pearson import clopper_pearson as clopper_pearson
 from certcal_ext.intervals.score_cdf import ScoreBand as ScoreBand, score_band as score_band
 from certcal_ext.intervals.scores import score_interval as score_interval
@@ -24,52 +30,55 @@ from certcal_ext.intervals.sequences import (
     mixture_interval as mixture_interval,
     union_interval as union_interval,
 )
-from certcal_ext.metrics.brier_ece import (
+from certcal_ext.metrics.auroc import auroc as auroc, certified_auroc as certified_auroc
+from certcal_ext.metrics.brier import (
+    BrierState as BrierState,
     CertifiedBrier as CertifiedBrier,
     brier as brier,
     certified_brier as certified_brier,
-    certified_ece as certified_ece,
-    ece as ece,
 )
 from certcal_ext.metrics.classwise import (
     CertifiedClasswiseEce as CertifiedClasswiseEce,
     certified_classwise_ece as certified_classwise_ece,
+    classwise_ece as classwise_ece,
+)
+from certcal_ext.metrics.ece import (
+    EceState as EceState,
+    certified_ece as certified_ece,
+    ece as ece,
 )
 from certcal_ext.metrics.ece_table import CertifiedEce as CertifiedEce, EceTable as EceTable
 from certcal_ext.metrics.edges import (
     equal_mass_edges as equal_mass_edges,
     equal_width_edges as equal_width_edges,
 )
-from certcal_ext.metrics.ks_mce import (
+from certcal_ext.metrics.ks import (
     CertifiedKs as CertifiedKs,
-    CertifiedMce as CertifiedMce,
+    KsState as KsState,
     certified_ks as certified_ks,
-    certified_mce as certified_mce,
+    ks as ks,
 )
 from certcal_ext.metrics.log_loss import (
     CertifiedLogLoss as CertifiedLogLoss,
+    LogLossState as LogLossState,
     certified_log_loss as certified_log_loss,
-)
-from certcal_ext.metrics.plain import (
-    classwise_ece as classwise_ece,
-    ks as ks,
     log_loss as log_loss,
+)
+from certcal_ext.metrics.mce import (
+    CertifiedMce as CertifiedMce,
+    certified_mce as certified_mce,
     mce as mce,
+)
+from certcal_ext.metrics.risk_coverage import (
+    CertifiedRiskCoverage as CertifiedRiskCoverage,
+    RiskCoverageState as RiskCoverageState,
+    certified_risk_coverage as certified_risk_coverage,
     risk_coverage as risk_coverage,
-    selective_risk as selective_risk,
 )
 from certcal_ext.metrics.selective import (
-    CertifiedRiskCoverage as CertifiedRiskCoverage,
     CertifiedSelectiveRisk as CertifiedSelectiveRisk,
-    certified_risk_coverage as certified_risk_coverage,
     certified_selective_risk as certified_selective_risk,
-)
-from certcal_ext.metrics.stateful import (
-    BrierState as BrierState,
-    EceState as EceState,
-    KsState as KsState,
-    LogLossState as LogLossState,
-    RiskCoverageState as RiskCoverageState,
+    selective_risk as selective_risk,
 )
 from certcal_ext.milp.baselines import (
     LowerEstimate as LowerEstimate,
@@ -101,16 +110,15 @@ from certcal_ext.recalibration.maps import (
 from certcal_ext.recalibration.report import (
     RecalibrationReport as RecalibrationReport,
     ResolutionCurve as ResolutionCurve,
-    auroc as auroc,
-    certified_auroc as certified_auroc,
     recalibration_report as recalibration_report,
     resolution_curve as resolution_curve,
     split_halves as split_halves,
     tradeoff_maps as tradeoff_maps,
 )
-from certcal_ext.recalibration.split import (
-    SplitRecalibration as SplitRecalibration,
-    recalibrate_split as recalibrate_split,
+from certcal_ext.recalibration.row_maps import (
+    LabelMaps as LabelMaps,
+    RowMap as RowMap,
+    StackMap as StackMap,
 )
 from certcal_ext.smoothing.classifier import SmoothedClassifier as SmoothedClassifier
 from certcal_ext.smoothing.noise import add_noise as add_noise

@@ -37,14 +37,14 @@ def count_votes(
     logits: Any,
     counts: Any,
     near_ties: Any,
-    margin: float,
+    margins: Any,
     faults: Any,
     threads: int = 1,
     stream: int = 0,
 ) -> None:
-    """logits (B, D, K) f32/f64; counts (B, K) i64 is added to; near_ties (B, D) u8 or None: rows whose two largest logits differ by less than margin are marked there and not counted; faults (2,) i64 is added to: rows with NaN, rows with infinity.
+    """logits (B, D, K) f32/f64; counts (B, K) i64 is added to; near_ties (B, D) u8 or None: rows whose two largest logits differ by less than margins (B,) f64 says are marked there and not counted; faults (2,) i64 is added to: rows with NaN, rows with infinity.
 
-    A captured CUDA graph keeps the margin that it was captured with.
+    A captured CUDA graph reads the margins that are there when it is replayed.
     """
 
 def score_histogram(
@@ -63,7 +63,7 @@ def count_votes_and_scores(
     classes: Any,
     counts: Any,
     near_ties: Any,
-    margin: float,
+    margins: Any,
     histogram: Any,
     score_sums: Any,
     faults: Any,

@@ -31,6 +31,8 @@ def parts(
 ) -> Iterator[Part]:
     """Cuts a tensor, or each batch of a loader, into groups."""
     start = 0
+    if sample_ids is not None:
+        require_distinct(_check.int_vector("sample_ids", sample_ids))
     for batch, true in _batches(images, labels):
         tensor = checked_images(batch)
         size = tensor.shape[0]
@@ -68,7 +70,8 @@ def _batches(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
         )
     if labels is not None:
         raise ValueError(
-            "labels: expected None with a DataLoader, which gives (images, labels) pairs itself"
+            "images, labels: expected None as labels with a DataLoader, which gives (images, labels) pairs itself, got "
+            f"{type(images).__name__} as images"
         )
     for item in images:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
@@ -82,9 +85,10 @@ def image_tensor(images: Any) -> torch.Tensor:
     """A float32 tensor of at least one image; the pixels are not looked at."""
     import torch
 
+    _check.refuse_masked("images", images)
     try:
         tensor = torch.as_tensor(images).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(
             f"images: expected a tensor, got {type(images).__name__}: {error}"
         ) from error
@@ -136,13 +140,28 @@ def checked_labels(labels: Any, size: int, num_classes: int) -> NDArray[np.int64
 
 
 def checked_ids(sample_ids: Any, size: int) -> NDArray[np.int64]:
-    """(size,) whole numbers, at least 0."""
+    """(size,) whole numbers, at least 0, each once."""
     ids = _sliced_ids(sample_ids, 0, size)
     if len(sample_ids) != size:
         raise ValueError(
             f"sample_ids: expected {size} entries, one an image, got {len(sample_ids)}"
         )
+    require_distinct(ids)
     return ids
+
+
+def require_distinct(ids: NDArray[np.int64]) -> None:
+    """Refuses numbers that name two samples the same: both would get the same noise.
+
+    Raises:
+        ValueError: a number comes more than once.
+    """
+    unique, counts = np.unique(ids, return_counts=True)
+    if unique.size != ids.size:
+        most = int(counts.argmax())
+        raise ValueError(
+            f"sample_ids: expected each number once, as it names the sample's noise, got {unique[most]} {counts[most]} times"
+        )
 
 
 def _sliced_ids(sample_ids: Any, start: int, size: int) -> NDArray[np.int64]:

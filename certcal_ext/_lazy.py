@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 
-def attach(package: str, path: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package.
+def attach(
+    package: str, path: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package.
 
     Args:
         package: its name.
@@ -20,7 +22,7 @@ def attach(package: str, path: str) -> tuple[Callable[[str], Any], Callable[[], 
             for each name, so that type checkers and this loader read the same list.
 
     Returns:
-        The two functions.
+        The two functions, and the names.
     """
     tree = ast.parse(Path(path).with_suffix(".pyi").read_text(encoding="utf-8"))
     home = {
@@ -40,4 +42,4 @@ def attach(package: str, path: str) -> tuple[Callable[[str], Any], Callable[[], 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *home})
 
-    return load, names
+    return load, names, sorted(home)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -19,6 +20,42 @@ def rounded_down(exact: Fraction) -> float:
     """The largest float64 at or below ``exact``."""
     nearest = float(exact)
     return float(np.nextafter(nearest, -np.inf)) if Fraction(nearest) > exact else nearest
+
+
+def constant_and_skill(right: int, total: int, bound: float) -> tuple[float, float]:
+    """What a constant confidence equal to the accuracy scores, and how much better a bound on a Brier score is.
+
+    Args:
+        right: samples that are right.
+        total: samples.
+        bound: of the Brier score.
+
+    Returns:
+        acc(1 - acc) and the skill 1 - bound / acc(1 - acc), both rounded down; nan where they are not defined.
+
+    Example:
+        >>> constant_and_skill(1, 2, 0.125)
+        (0.25, 0.5)
+    """
+    if not total:
+        return math.nan, math.nan
+    constant = Fraction(right * (total - right), total * total)
+    if not constant or not math.isfinite(bound):
+        return rounded_down(constant), math.nan
+    return rounded_down(constant), rounded_down(1 - Fraction(bound) / constant)
+
+
+def sum_of_largest(values: NDArray[np.float64], count: int) -> float:
+    """The sum of the ``count`` largest values, or of all where there are fewer; rounded up."""
+    if count <= 0 or not values.size:
+        return 0.0
+    chosen = values if count >= values.size else np.partition(values, values.size - count)[-count:]
+    return raised(math.fsum(chosen))
+
+
+def raised(value: float) -> float:
+    """One step up."""
+    return math.nextafter(value, math.inf)
 
 
 def ratios_up(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from certcal_ext import _check
+
 
 def is_tensor(value: Any) -> bool:
     """Whether ``value`` is a torch tensor."""
@@ -35,7 +37,7 @@ def prepared(name: str, value: Any, dtypes: tuple[str, ...]) -> Any:
             raise ValueError(f"{name}: expected a tensor on cpu or cuda, got one on {value.device}")
         array = value.detach()
     else:
-        array = np.asarray(value)
+        array = _check.array(name, value)
     if dtype_name(array) not in dtypes:
         raise TypeError(f"{name}: expected dtype {' or '.join(dtypes)}, got {dtype_name(array)}")
     return array.contiguous() if is_tensor(array) else np.ascontiguousarray(array)
@@ -64,9 +66,9 @@ def int64_vector_at(name: str, value: Any, size: int, like: Any) -> Any:
         TypeError: not whole numbers.
         ValueError: of another shape.
     """
-    array = value.detach().cpu().numpy() if is_tensor(value) else np.asarray(value)
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{name}: expected whole numbers, got dtype {array.dtype}")
+    array = _check.array(name, value)
+    if array.size:
+        _check.require_kind(name, array, "iu", "whole numbers")
     if array.shape != (size,):
         raise ValueError(f"{name}: expected shape ({size},), got {array.shape}")
     array = np.ascontiguousarray(array, dtype=np.int64)

@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
         r"(numpy|np|npt|torch|pyarrow|pa|scipy|highspy|torchmetrics|collections|pathlib|nn|os)\..*",
     ),
     (r"py:.*", r"(NDArray|Path|PathLike)"),
-    (r"py:.*", r"(Confidence|Report|.*\._Self|.*\.Groups)"),
+    (r"py:.*", r"(Confidence|Report|\w*Options|Limits|Floats|.*\._Self|.*\.Groups)"),
 ]
 
 _COLON = "\uf8ff"  # of the private-use area: in no docstring

@@ -100,11 +100,11 @@ _DTYPES = ("|u1", "<i8", "<f4", "<f8", "|O", "|b1", "<c16", "<U3", "|V2", "<M8[s
 _NAMES = ("images", "labels", "label", "counts", "sigma", "n")
 
 
-def made_npz(data: bytes) -> bytes:
+def made_npz(data: bytes, names: tuple[str, ...] = _NAMES) -> bytes:
     """A zip archive of arrays whose headers claim what the bytes say."""
     held, stream = _Bytes(data), io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        for name in _NAMES[: 1 + held.below(len(_NAMES))]:
+        for name in names[: 1 + held.below(len(names))]:
             kind = held.below(8)
             if kind == 7:
                 continue
@@ -123,6 +123,58 @@ def made_npz(data: bytes) -> bytes:
             how = zipfile.ZIP_DEFLATED if kind == 5 else zipfile.ZIP_STORED
             archive.writestr(f"{name}.npy", body + payload.ljust(size, b"\1"), how)
     return stream.getvalue()
+
+
+_TABLE_NAMES = (
+    "lower",
+    "upper",
+    "correct",
+    "label",
+    "predicted",
+    "radius",
+    "norm",
+    "votes",
+    "n",
+    "counts",
+    "sigma",
+)
+
+
+def made_arrays(data: bytes) -> bytes:
+    """The same with the names of intervals, votes, logs and counts, some of them in front."""
+    names = _TABLE_NAMES[data[0] % len(_TABLE_NAMES) :] if data else _TABLE_NAMES
+    return made_npz(data[1:], names)
+
+
+def made_frame(data: bytes) -> bytes:
+    """A Parquet file without provenance, of columns and types that the bytes choose."""
+    held, columns = _Bytes(data), {}
+    rows = 1 + held.below(4)
+    for _ in range(1 + held.below(6)):
+        name = (*_TABLE_NAMES, "p_lower", "p_upper", "index", "time")[held.below(15)]
+        kind = (pa.int64(), pa.float64(), pa.bool_(), pa.string(), pa.list_(pa.int64()))[
+            held.below(5)
+        ]
+        cells = [
+            held.text().decode("latin-1") if kind == pa.string() else _cell(held, kind)
+            for _ in range(rows)
+        ]
+        columns[name] = pa.array(cells, kind)
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns), stream)
+    return stream.getvalue()
+
+
+def made_text(data: bytes) -> bytes:
+    """Text in one of the encodings and packings that are read, as the first byte says."""
+    import gzip
+
+    if not data:
+        return data
+    text = data[1:].decode("utf-8", "replace")
+    encodings = ("utf-8", "utf-8-sig", "utf-16", "utf-16-be")
+    encoded = text.encode(encodings[data[0] % 4], "surrogatepass")
+    return gzip.compress(encoded, 1, mtime=0) if data[0] & 4 else encoded
 
 
 def made_idx(data: bytes) -> bytes:
@@ -246,6 +298,25 @@ def _read_counts(path: Path) -> None:
     cc.Certificates.from_npz(path, sigma=None)
 
 
+def _read_file(path: Path) -> None:
+    import certcal_ext as cc
+
+    for options in (
+        {},
+        {"sigma": 0.25, "n": 100_000},
+        {"interval_radius": 0.5, "interval_norm": "linf"},
+    ):
+        try:
+            made = cc.Certificates.from_file(path, **options)
+        except (ValueError, TypeError, OSError) as error:
+            refused = error
+            continue
+        if not ((len(made) and made.provenance.source == str(path)) or made.provenance.kind):
+            raise Finding("certificates without rows or source")
+        return
+    raise refused
+
+
 def _read_parquet(path: Path) -> None:
     import certcal_ext as cc
 
@@ -310,7 +381,7 @@ def _read_config(path: Path) -> None:
     from certcal_ext.cli._config import read_options
 
     wanted = {"sigma": float, "n": int, "radii": str, "out": Path, "metric": list[str]}
-    read_options(path, "bound", {**wanted, "joint": str, "json": bool})
+    read_options(path, "bound", {**wanted, "joint": str, "json": bool}, {"bound", "certify"})
 
 
 def _read_plan(path: Path) -> None:
@@ -329,6 +400,16 @@ def _read_plan(path: Path) -> None:
 # ---- where the fuzzer starts ------------------------------------------------------------------------------------------
 
 _LOG = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t0.377\t1\t0:00:14\n2\t1\t-1\t0.0\t0\t1 day, 2:00:14\n"
+_INTERVALS = "correct,lower,upper\n1,0.5,0.75\nTrue,0.25,1\n0,0,1e-3\n"
+_RECORDS = (
+    '{"correct": [1, 0], "lower": [0.5, 0.25], "upper": [0.75, 1.0], "norm": "l1", "eps": 0.5}',
+    '[{"label": 1, "predict": 1, "radius": 0.50}, {"label": 1, "predict": -1, "radius": 0}]',
+    '{"votes": [9], "n": [10], "predicted": [0], "sigma": 0.5}\n',
+    '{"columns": ["lower", "upper", "correct"], "data": [[0.1, 0.2, true]]}',
+    '{"counts": [[9, 1], [2, 8]], "y": [0, 1], "sigma": 0.25}',
+    '{"provenance": {"format": 3, "kind": "intervals", "package_version": "", "created": ""}, "rows": [{"index": 0, '
+    '"p_lower": 0.1, "p_upper": 0.2, "correct": true}]}',
+)
 _PLAN = """name = "tiny"
 result = "r"
 seeds = [0]
@@ -376,6 +457,42 @@ def _npz_seeds() -> list[bytes]:
 def _idx_seeds() -> list[bytes]:
     plain = b"\0\0\x08\x03" + struct.pack(">3I", 2, 2, 2) + bytes(8)
     return [b"p" + plain, b"z" + plain, b"p\0\0\x0d\x03" + struct.pack(">3I", 1, 1, 1) + bytes(4)]
+
+
+def _file_seeds() -> list[bytes]:
+    texts = (
+        _LOG,
+        _INTERVALS,
+        _LOG.replace("\t", ","),
+        _INTERVALS.replace(",", ";"),
+        "# x\nlower upper correct\n0 1 1\n",
+    )
+    return [bytes([kind]) + text.encode() for kind, text in enumerate((*texts, _LOG, _INTERVALS))]
+
+
+def _array_seeds() -> list[bytes]:
+    """As ``made_arrays`` takes them: lower, upper and correct; and label, predicted and radius."""
+
+    def array(dtype: int, kind: str, values: tuple[float, ...]) -> bytes:
+        return bytes([1, 1, 1, len(values), dtype, 0, 8 * len(values)]) + struct.pack(
+            f"<{len(values)}{kind}", *values
+        )
+
+    ends = array(3, "d", (0.25, 0.5)) + array(3, "d", (0.5, 0.75))
+    whole = array(1, "q", (1, 0))
+    return [
+        bytes([0, 2]) + ends + whole,
+        bytes([3, 2]) + whole + whole + array(3, "d", (0.5, 0.25)),
+    ]
+
+
+def _frame_seeds() -> list[bytes]:
+    """As ``made_frame`` takes them: two rows of lower, upper and correct."""
+    ends = [
+        bytes([at, 1]) + b"".join(b"\1" + struct.pack("<d", value) for value in pair)
+        for at, pair in enumerate(((0.25, 0.5), (0.5, 0.75)))
+    ]
+    return [bytes([1, 2]) + ends[0] + ends[1] + bytes([2, 2, 1, 1, 1, 0]), bytes(range(90))]
 
 
 def _parquet_seeds() -> list[bytes]:
@@ -442,6 +559,10 @@ def _checkpoint_seeds() -> list[bytes]:
 TARGETS: dict[str, Target] = {
     "log": Target(".tsv", _read_log, lambda: [_LOG.encode(), _LOG.replace("\n", "\r\n").encode()]),
     "counts": Target(".npz", _read_counts, _npz_seeds, made_npz),
+    "file": Target(".txt", _read_file, _file_seeds, made_text),
+    "json": Target(".json", _read_file, lambda: [text.encode() for text in _RECORDS]),
+    "arrays": Target(".npz", _read_file, _array_seeds, made_arrays),
+    "frame": Target(".parquet", _read_file, _frame_seeds, made_frame),
     "parquet": Target(".parquet", _read_parquet, _parquet_seeds),
     "table": Target(".parquet", _read_parquet, _table_seeds, made_table),
     "attack": Target(".parquet", _read_attack, _attack_seeds),

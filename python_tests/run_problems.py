@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from certcal_ext import Certificates, SmoothedClassifier, Stopping
+from certcal_ext.model_state import frozen
 from certcal_ext.runs import certify_in_shards
 
 SAMPLES, CLASSES = 12, 3
@@ -54,6 +55,14 @@ class Net(torch.nn.Module):
         self._before(self.passes)
         result: torch.Tensor = self.layer(images.flatten(1)) * 3
         return result
+
+
+def looks() -> int:
+    """Passes that a run takes to see what the model is, before it draws."""
+    net = Net()
+    with frozen(net):
+        SmoothedClassifier(net, CLASSES, sigma=0.25).checked(IMAGES, batch_size=32)
+    return net.passes
 
 
 def in_shards(work: Path, kind: str = "votes", net: Net | None = None, **more: Any) -> Certificates:

@@ -15,7 +15,7 @@ from certcal_ext import Certificates
 from certcal_ext.report import attack_page
 from certcal_ext.report.attack_page import render_attack_report
 from certcal_ext.report.page import render_report
-from certcal_ext.report.templates import rendered
+from certcal_ext.report.templates import render
 
 HIDDEN = "\u202e\u200b\x00\u2028\x07\u2066\ud800"
 
@@ -39,10 +39,10 @@ def test_every_page_is_rendered_in_one_place(monkeypatch: pytest.MonkeyPatch) ->
 
     def counted(template: str, figures: dict[str, str], **values: Any) -> str:
         used.append(template)
-        return rendered(template, figures, **values)
+        return render(template, figures, **values)
 
-    monkeypatch.setattr("certcal_ext.report.attack_page.rendered", counted)
-    monkeypatch.setattr("certcal_ext.report.page.rendered", counted)
+    monkeypatch.setattr("certcal_ext.report.attack_page.render", counted)
+    monkeypatch.setattr("certcal_ext.report.page.render", counted)
     render_attack_report(result_of([0.5], [0.6], 10, [True], 0.1))
     render_report(Certificates.from_counts([[9990, 10], [8000, 2000]], [0, 0], sigma=0.25))
     assert used == ["attack_template.html", "template.html"]
@@ -62,13 +62,14 @@ def test_the_diagram_shows_the_bins_of_the_error(
     correct = np.arange(confidence.size) % 3 == 0
     result = result_of(confidence, confidence[::-1], 1000, correct, 0.1)
     drawn: list[tuple[Any, Any, Any]] = []
-    bars: Callable[..., None] = attack_page._bars
+    bubbles: Callable[..., None] = attack_page.bubbles
 
-    def seen(axes: Any, x: Any, y: Any, held: Any, colour: str) -> None:
-        drawn.append((x, y, held))
-        bars(axes, x, y, held, colour)
+    def seen(axes: Any, diagram: Any, *look: str) -> None:
+        some = diagram.count > 0
+        drawn.append((diagram.confidence[some], diagram.accuracy[some], diagram.count[some]))
+        bubbles(axes, diagram, *look)
 
-    monkeypatch.setattr(attack_page, "_bars", seen)
+    monkeypatch.setattr(attack_page, "bubbles", seen)
     render_attack_report(result, bins=bins)
     for (x, y, held), metrics in zip(
         drawn, (result.before(bins=bins), result.after(bins=bins)), strict=True

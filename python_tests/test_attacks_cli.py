@@ -150,7 +150,9 @@ def test_the_page(tmp_path: Path) -> None:
     foreign = render_attack_report(named)
     assert "&lt;i&gt;mine&lt;/i&gt; moved" in foreign
     assert "<script>" not in foreign
-    vacuous = cc.Certificates.from_intervals(result.correct, np.zeros(12), np.ones(12), radius=0.3)
+    vacuous = cc.Certificates.from_intervals(
+        result.correct, np.zeros(12), np.ones(12), radius=0.3, norm="l2"
+    )
     bound = compare_with_bound(vacuous, [result])
     assert "Beside the bound" in render_attack_report(result, bound=bound)
     assert write_attack_report(result, tmp_path / "page.html").read_text().startswith("<!doctype")

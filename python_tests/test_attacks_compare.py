@@ -140,7 +140,7 @@ def test_intervals_of_a_verifier_allow_no_failure() -> None:
 
     def given(low: Any, high: Any) -> cc.Certificates:
         return cc.Certificates.from_intervals(
-            result.correct, low, high, radius=0.2, predicted=result.predicted
+            result.correct, low, high, radius=0.2, norm="l2", predicted=result.predicted
         )
 
     report = compare_with_bound(given(lower, upper), [result])

@@ -208,8 +208,8 @@ def test_bad_arguments(
         (lower_estimate_admm, dict(steps=1.5), TypeError, "steps: expected"),
         (lower_estimate_admm, dict(penalty=0), ValueError, "penalty: expected"),
         (lower_estimate_admm, dict(growth=0.5), ValueError, "growth: expected"),
-        (lower_estimate_admm, dict(starts=[]), ValueError, "starts: expected some of"),
-        (lower_estimate_admm, dict(starts=["top"]), ValueError, "starts: expected some of"),
+        (lower_estimate_admm, dict(starts=[]), ValueError, "starts: expected"),
+        (lower_estimate_admm, dict(starts=["top"]), ValueError, "starts: expected"),
         (lower_estimate_admm, dict(starts=3), TypeError, "starts: expected a list"),
     ],
 )

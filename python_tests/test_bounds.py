@@ -15,13 +15,16 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
 import certcal_ext as cc
-from certcal_ext.certificates.bounds import largest_gap
-from certcal_ext.certificates.worst_cases import METRICS, Choices, Samples, metric_of
+from certcal_ext.certificates.rows import largest_gap
+from certcal_ext.metrics.base import Options, Samples
+from certcal_ext.metrics.registry import METRICS as EVERY
+from certcal_ext.metrics.registry import metric_of
 from certcal_ext.recalibration.maps import StepMap
 
 FALSE_ALARM = 1e-6
 EDGES = np.linspace(0, 1, 6)
-CHOICES = Choices(EDGES, "right", clip=0.01, threshold=0.6)
+OPTIONS = Options.of(edges=EDGES, clip=0.01, threshold=0.6)
+METRICS = [name for name, metric in EVERY.items() if not metric.of_classes and not metric.lowest]
 
 
 def value(metric: str, correct: NDArray[np.bool_], z: NDArray[np.float64]) -> float:
@@ -55,8 +58,8 @@ def test_k_failed_intervals_cannot_pass_the_bound(metric: str, seed: int, n: int
     rng = np.random.default_rng(seed)
     correct, low, high = random_samples(rng, n)
     samples = Samples(correct.view(np.uint8), low, high, None, np.empty(0))
-    bound = metric_of(metric).failed(samples, CHOICES, k)
-    assert bound >= metric_of(metric).worst(samples, CHOICES) - 1e-12
+    bound = metric_of(metric).failed(samples, OPTIONS, k)
+    assert bound >= metric_of(metric).worst(samples, OPTIONS) - 1e-12
     for _ in range(30):
         z = low + (high - low) * rng.choice([0, 1, rng.random()], n)
         c = correct.copy()
@@ -83,7 +86,7 @@ def test_scope_all_covers_whatever_class_the_attack_makes(
     gap = largest_gap(correct.view(np.uint8), low, high, image, top=True)
     inside = image(low)[0][certified], image(high)[1][certified]
     samples = Samples(correct[certified].view(np.uint8), *inside, None, gap[~certified])
-    bound = metric_of(metric).worst(samples, CHOICES)
+    bound = metric_of(metric).worst(samples, OPTIONS)
     for _ in range(20):
         z = low + (high - low) * rng.random(n)
         share = rng.random(n)
@@ -138,7 +141,7 @@ def test_joint_bounds_cover_the_truth(joint: str, scope: str, metric: str) -> No
                 None,
                 gap[keep & (truth_low <= 0.5)],
             )
-        truth = metric_of(metric).worst(samples, Choices(np.linspace(0, 1, 16)))
+        truth = metric_of(metric).worst(samples, Options.of())
         failures += truth > curve.joint[0]
     assert binomtest(failures, trials, delta, alternative="greater").pvalue > FALSE_ALARM
 
@@ -160,7 +163,7 @@ def test_population_bounds_cover(metric: str, scope: str) -> None:
         gap = largest_gap(right.view(np.uint8), low, high, lambda z: (z, z), True)
         rest = ~keep if scope == "all" else np.zeros(p.size, bool)
         samples = Samples(right[keep].view(np.uint8), low[keep], high[keep], None, gap[rest])
-        return metric_of(metric).worst(samples, Choices(EDGES, "right", 0.01, 0.6))
+        return metric_of(metric).worst(samples, OPTIONS)
 
     truth = worst(*population(200_000))
     for _ in range(trials):
@@ -256,12 +259,12 @@ def test_shared_draws_pay_for_it() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"metric": "auc"}, "metric: expected one of brier"),
-        ({"scope": "some"}, "scope: expected one of"),
+        ({"metric": "auc"}, "metric: expected one of ece, "),
+        ({"scope": "some"}, 'scope: expected "certified" or "all"'),
         ({"delta": 0.0}, "delta: expected a probability"),
-        ({"joint": "none"}, "joint: expected one of"),
+        ({"joint": "none"}, "joint: expected one of best"),
         ({"population": True}, "population: expected delta"),
-        ({"population": True, "delta": 0.1, "metric": "ece"}, "population: expected brier"),
+        ({"population": True, "delta": 0.1, "metric": "ece"}, "population: expected a metric"),
         ({"population": True, "delta": 0.1, "metric": "log_loss"}, "clip: expected a number"),
         ({"clip": 0.7}, "clip: expected a number above 0 and below 0.5"),
         ({"threshold": 2}, "threshold: expected a confidence"),
@@ -313,5 +316,15 @@ def test_levels_too_small_to_evaluate_loosen_and_never_tighten() -> None:
         made.bound("brier", 0.1, delta=2e-13, joint="union")
     kept = certificates(keep_counts=True)
     assert kept.classwise(0.1, delta=2e-13).method[0] == "binomial"
-    with pytest.raises(ValueError, match="delta: expected one that leaves"):
+    with pytest.raises(ValueError, match="union"):
         kept.classwise(0.1, delta=2e-13, joint="union")
+
+
+def test_a_clip_costs_the_sure_and_right_too() -> None:
+    """Every row right with all of its votes: a model that clips at 0.01 still loses -log 0.99 on each."""
+    rows = np.zeros(2000, np.int64)
+    made = cc.Certificates.from_votes(rows + 100_000, 100_000, rows, rows, 0.25)
+    curve = made.bound("log_loss", 0.0, delta=1e-3, clip=0.01, population=True)
+    for value in (curve.plain, curve.worst, curve.joint, curve.population):
+        assert value[0] >= -np.log(0.99)
+    assert curve.worst[0] == pytest.approx(-np.log(0.99), abs=1e-9)

@@ -141,7 +141,7 @@ def stored(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (dict(format=3), "newer certcal_ext"),
+        (dict(format=99), "newer certcal_ext"),
         (dict(format="gone"), '"format" number'),
         (dict(kind="gone"), "expected the fields kind"),
         (dict(kind="magic"), "kind: expected one of votes, scores, log"),

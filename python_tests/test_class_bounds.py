@@ -9,7 +9,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
 import certcal_ext as cc
-from certcal_ext.certificates.class_bounds import ClassVotes
+from certcal_ext.certificates.samples import ClassVotes
 from certcal_ext.intervals.clopper_pearson import clopper_pearson
 from certcal_ext.metrics.classwise import certified_classwise_ece
 
@@ -70,5 +70,5 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="labels: the class-wise error needs them"):
         unlabelled.classwise(0.1)
     kept = cc.Certificates.from_counts(counts, counts.argmax(1), 0.25, keep_counts=True)
-    with pytest.raises(ValueError, match="joint: expected one of"):
+    with pytest.raises(ValueError, match="joint: expected one of best"):
         kept.classwise(0.1, joint="all")

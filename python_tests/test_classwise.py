@@ -15,8 +15,7 @@ from reference import plain_ece, worst_ece_by_assignments
 
 import certcal_ext as cc
 from certcal_ext.metrics import classwise
-from certcal_ext.metrics.classwise import certified_classwise_ece
-from certcal_ext.metrics.plain import classwise_ece
+from certcal_ext.metrics.classwise import certified_classwise_ece, classwise_ece
 
 
 class ClassProblem(NamedTuple):
@@ -150,7 +149,7 @@ def test_vacuous_intervals_and_a_class_without_samples() -> None:
         ((np.zeros(0, int), np.zeros((0, 2)), np.zeros((0, 2))), ValueError, "at least one sample"),
         (([0], [[0.5]], [[0.4]]), ValueError, "class 0: lower, upper: expected 0 <= lower"),
         (([0], [[0.1, 0.5]], [[0.2, float("nan")]]), ValueError, "class 1: lower, upper"),
-        (([0], [[0.5, 0.5]], [[0.6]]), ValueError, "upper: expected shape"),
+        (([0], [[0.5, 0.5]], [[0.6]]), ValueError, "lower, upper: expected one shape"),
         (([0], [0.5], [0.6]), ValueError, "lower: expected shape"),
         (([0], np.zeros((1, 0)), np.zeros((1, 0))), ValueError, "at least one class"),
         (([0, 0], [[0.5]], [[0.6]]), ValueError, "lower: expected shape \\(2, K\\)"),

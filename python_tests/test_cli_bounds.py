@@ -56,7 +56,7 @@ def test_metrics_are_those_of_the_library(counts: Path) -> None:
         (row["metric"], row["radius"]): row
         for row in parsed(counts, *options, "--population")["metrics"]
     }
-    assert len(rows) == 14
+    assert len(rows) == 16
     own = made(counts, keep_counts=True)
     for metric in ("brier", "ece", "ks", "mce", "log_loss", "selective_risk"):
         whole = metric in ("brier", "log_loss", "selective_risk")
@@ -172,8 +172,8 @@ def test_more_draws(counts: Path) -> None:
     ("options", "words"),
     [
         (("--metrics", "auc"), "--metrics: expected all, or some of"),
-        (("--scope", "some"), "scope: expected one of"),
-        (("--metrics", "ece", "--joint", "both"), "joint: expected one of"),
+        (("--scope", "some"), 'scope: expected "certified"'),
+        (("--metrics", "ece", "--joint", "both"), "joint: expected one of best"),
         (("--recalibrate", "spline"), "kind: expected"),
         (
             ("--recalibrate", "isotonic", "--fit-radius", "9"),

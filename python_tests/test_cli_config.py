@@ -104,7 +104,7 @@ def test_one_file_for_several_subcommands(folder: Path) -> None:
     [
         ("bin = 9", "run.toml: bin: bound has no such option; expected some of alpha, baselines"),
         ("[bound]\nbin = 9", "run.toml: [bound] bin: bound has no such option"),
-        ("[bond]\nbins = 9", "[bond]: expected a table named like a subcommand (attack, bound"),
+        ("[bond]\nbins = 9", "[bond]: expected a table named like a subcommand (attack, baselines"),
         ("bins = 9\n[bound]\nbins = 8", "[bound] bins: expected each option once"),
         ("equal-mass = true\nequal_mass = true", "equal_mass: expected each option once"),
         ("bins = 9.0", "bins: expected a whole number, got 9.0"),
@@ -151,7 +151,7 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
     wanted = {"a": int, "b": float, "radii": str, "d": Path, "e": list[Path], "f": bool}
     refused, found = "", {}
     try:
-        found = _config.read_options(path, "bound", wanted)
+        found = _config.read_options(path, "bound", wanted, SUBCOMMANDS)
     except ValueError as error:
         refused = str(error)
     assert refused.startswith("--config: ") or found.keys() <= wanted.keys()
@@ -253,6 +253,11 @@ MODEL = "--model json_net:Net --data d.npz"
 INVOCATIONS = {
     "certify": f"certify {MODEL} --sigma 0.5 --n0 10 --n 200",
     "bound": "bound data/counts.npz --metrics all --baselines --more-draws --radii 0,0.1",
+    "compare": "compare data/counts.npz data/other.npz --radii 0,0.1",
+    "recalibrate": "recalibrate data/counts.npz --radii 0",
+    "forecast": "forecast data/counts.npz --radii 0,0.1",
+    "milp": "milp data/counts.npz --radii 0.1 --max-attacked 1",
+    "baselines": "baselines data/counts.npz --radii 0.1",
     "replay": f"replay certificates.parquet {MODEL} --sample 2",
     "train": f"train {MODEL} --sigma 0.5 --method gaussian --epochs 1 --batch-size 6 --out w.pt",
     "attack": f"attack {MODEL} --radius 0.1 --steps 2",
@@ -270,6 +275,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "json_net.py").write_text(NET)
     (home / "data").mkdir()
     np.savez(home / "data/counts.npz", counts=COUNTS, label=LABELS, sigma=0.25, n=1000)
+    np.savez(home / "data/other.npz", counts=COUNTS[::-1], label=LABELS, sigma=0.25)
     images = np.random.default_rng(0).random((12, 1, 4, 4)).astype(np.float32)
     np.savez(home / "d.npz", images=images, labels=np.arange(12) % 3)
     return home
@@ -495,7 +501,7 @@ def test_option_files_of_the_pages_are_read(tmp_path: Path) -> None:
             for name in re.findall(r"^\[(\w+)\]", block, flags=re.MULTILINE):
                 words = ["--config", str(tmp_path / "run.toml")]
                 words += ["--out", "x"] if name == "train" else []
-                context = COMMANDS[name].make_context(name, words)
+                context = COMMANDS[name].make_context(name, words, parent=typer.Context(GROUP))
                 assert context.params["config"] is not None
                 seen += 1
     assert seen

@@ -70,7 +70,7 @@ def test_bad_input() -> None:
         compare({"a": a}, 0.1)
     with pytest.raises(TypeError, match="expected Certificates for 'b', got int"):
         compare({"a": a, "b": 3}, 0.1)
-    with pytest.raises(ValueError, match="samples: expected one of"):
+    with pytest.raises(ValueError, match="samples: expected one of intersection"):
         compare({"a": a, "b": a}, 0.1, samples="some")
     with pytest.raises(ValueError, match="column index"):
         compare({"a": a, "b": a.select(np.arange(100))}, 0.1)
@@ -79,3 +79,42 @@ def test_bad_input() -> None:
     other = cc.Certificates.from_votes([900] * 200, 1000, [1] * 200, [1] * 200, 0.25)
     with pytest.raises(ValueError, match="labels of 'a'"):
         compare({"a": a, "b": other}, 0.1)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"threshold": 7},
+        {"threshold": -0.1},
+        {"threshold": float("nan")},
+        {"threshold": "0.5"},
+        {"threshold": None},
+        {"clip": 0},
+        {"clip": 0.5},
+        {"clip": -1},
+        {"clip": float("nan")},
+        {"clip": "x"},
+        {"clip": 1e-17},
+        {"clip": 1e-9, "dtype": "float32"},
+        {"dtype": "float16"},
+        {"bins": 0},
+        {"bins": 2.5},
+        {"edges": [0.0, 0.5]},
+        {"closed": "both"},
+        {"radii": -1.0},
+        {"metric": "auc"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("metric", ["log_loss", "selective_risk", "ece", "brier"])
+def test_options_are_checked_as_bound_checks_them(metric: str, bad: dict) -> None:
+    """Whether the metric uses the option or not; the two refuse with the same words."""
+    a = model(0, n=5)
+    arguments = {"radii": 0.1, "metric": metric, **bad}
+    refusals = []
+    for call in (a.bound, lambda **given: compare({"a": a, "b": a}, **given)):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call(**arguments)
+        refusals.append((caught.type, str(caught.value)))
+    assert refusals[0] == refusals[1]
+    assert refusals[0][1].startswith(next(iter(bad)) + ":")

@@ -112,10 +112,11 @@ def check_votes(logits: Array, stream: Any, margin: float = 0.2) -> None:
         counts = np.full((batch, classes), 3, np.int64)
         ties = np.zeros((batch, draws), np.uint8)
         faults = np.array([1, 2], np.int64)
-        with Launches(stream, logits, counts, ties, faults) as (handle, device):
+        margins = margin * (1 + np.arange(batch) % 3)
+        with Launches(stream, logits, counts, ties, faults, margins) as (handle, device):
             marks = device[2] if marked else None
-            core.count_votes(device[0], device[1], marks, margin, device[3], stream=handle)
-        core.count_votes(logits, counts, ties if marked else None, margin, faults)
+            core.count_votes(device[0], device[1], marks, device[4], device[3], stream=handle)
+        core.count_votes(logits, counts, ties if marked else None, margins, faults)
         np.testing.assert_array_equal(on_host(device[1]), counts)
         np.testing.assert_array_equal(on_host(device[2]), ties)
         np.testing.assert_array_equal(on_host(device[3]), faults)
@@ -153,13 +154,14 @@ def check_one_pass(logits: Array, chosen: Array | None, bins: int, stream: Any) 
         np.array([1, 2], np.int64),
     ]
     classes_or_zeros: Array = np.zeros(batch, np.int64) if chosen is None else chosen
-    with Launches(stream, logits, classes_or_zeros, *words) as (handle, device):
+    margins = 0.2 * (1 + np.arange(batch) % 3)
+    with Launches(stream, logits, classes_or_zeros, *words, margins) as (handle, device):
         of_class = None if chosen is None else device[1]
         core.count_votes_and_scores(
-            device[0], of_class, *device[2:4], 0.2, *device[4:], stream=handle
+            device[0], of_class, *device[2:4], device[7], *device[4:7], stream=handle
         )
-    core.count_votes_and_scores(logits, chosen, *words[:2], 0.2, *words[2:])
-    for mine, expected in zip(device[2:], words, strict=True):
+    core.count_votes_and_scores(logits, chosen, *words[:2], margins, *words[2:])
+    for mine, expected in zip(device[2:7], words, strict=True):
         np.testing.assert_array_equal(on_host(mine), expected)
 
 

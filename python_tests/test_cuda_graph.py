@@ -34,6 +34,7 @@ class Loop:
         self.noisy = zeros(SAMPLES, DRAWS, 48, dtype=torch.float32)
         self.near = zeros(SAMPLES, DRAWS, dtype=torch.uint8)
         self.offset = zeros(1)
+        self.margins = torch.full((SAMPLES,), MARGIN, dtype=torch.float64, device=device)
         self.counts, self.histogram = zeros(SAMPLES, CLASSES), zeros(SAMPLES, BINS)
         self.sums, self.faults, self.ties = zeros(SAMPLES, 2), zeros(2), zeros(1)
         self.scores = scores
@@ -42,7 +43,7 @@ class Loop:
         """A pass over draws from ``first`` on, or ``offset`` later."""
         write_noise(self.images, SIGMA, SEED, self.ids, first, self.noisy, draw_offset=offset)
         logits = self.model(self.noisy.view(-1, 3, 4, 4)).view(SAMPLES, DRAWS, CLASSES)
-        votes = self.counts, self.near, MARGIN
+        votes = self.counts, self.near, self.margins
         if self.scores:
             scores = self.histogram, self.sums
             write_votes_and_scores(logits, self.chosen, *votes, *scores, self.faults)

@@ -172,13 +172,13 @@ def test_an_empty_table_certifies_nothing() -> None:
 
 def test_only_tables_of_the_same_bins_merge() -> None:
     table = cc.EceTable(bins=4)
-    with pytest.raises(ValueError, match="other: expected the same edges"):
+    with pytest.raises(ValueError, match="other: expected edges="):
         table.merge(cc.EceTable(bins=5))
-    with pytest.raises(ValueError, match="other: expected the same edges"):
+    with pytest.raises(ValueError, match="other: expected edges="):
         table.merge(cc.EceTable(edges=[0, 0.25, 0.5, 0.75 + 1e-15, 1]))
-    with pytest.raises(ValueError, match='expected closed="right", got "left"'):
+    with pytest.raises(ValueError, match="expected closed='right', as here, got 'left'"):
         table.merge(cc.EceTable(bins=4, closed="left"))
-    with pytest.raises(TypeError, match="other: expected an EceTable, got ndarray"):
+    with pytest.raises(TypeError, match="other: expected EceTable, got ndarray"):
         table.merge(table.state())  # type: ignore[arg-type]
     assert table.rows == 0
 
@@ -196,9 +196,9 @@ def test_no_more_rows_than_the_words_can_hold() -> None:
     assert table.certify().value == 0.0
     one = cc.EceTable(bins=1)
     one.update([0], [1.0], [1.0])
-    with pytest.raises(ValueError, match=r"at most 2\^36 rows"):
+    with pytest.raises(ValueError, match=r"at most 2\^36 samples"):
         table.merge(one)
-    with pytest.raises(ValueError, match=r"at most 2\^36 rows"):
+    with pytest.raises(ValueError, match=r"at most 2\^36 samples"):
         table.update([1], [0.5], [0.5])
     assert table.rows == 2**36
     with pytest.raises(ValueError, match=r"2\^36"):
@@ -218,11 +218,11 @@ def test_a_full_table_does_not_overflow() -> None:
     [
         (lambda s: s[:1], ValueError, r"state: expected shape \(2, 2, 2, 5\), got \(1, 2, 2, 5\)"),
         (lambda s: s.astype(float), TypeError, "state: expected integers, got dtype float64"),
-        (lambda s: -s, ValueError, "state: expected counts from 0"),
+        (lambda s: -s, ValueError, "state: expected integers from 0"),
         (lambda s: s * [2, 1, 1, 1, 1], ValueError, "state: expected each sum of ends to lie"),
-        (lambda s: s * [1, 1, 1, 0, 0], ValueError, "state: expected each sum of ends to lie"),
+        (lambda s: s * [1, 1, 1, 0, 0], ValueError, "no sum of lower ends above that of the upper"),
         (lambda s: s.transpose(0, 2, 1, 3), ValueError, "higher bin"),
-        (lambda s: s + [0, 0, 2**60, 0, 0] * (s > 0), ValueError, r"word of a sum above 2\^26"),
+        (lambda s: s + [0, 0, 2**60, 0, 0] * (s > 0), ValueError, r"word of a sum above"),
     ],
 )
 def test_states_that_no_samples_give(change: object, error: type[Exception], words: str) -> None:

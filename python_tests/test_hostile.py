@@ -384,7 +384,7 @@ def attack_page(words: str) -> str:
             words: words,
         },
     )
-    ends = cc.Certificates.from_intervals(result.correct, np.zeros(6), np.ones(6), radius=0.1)
+    ends = cc.Certificates.from_intervals(result.correct, np.zeros(6), np.ones(6), 0.1, norm="l2")
     bound = cc.compare_with_bound(ends.with_provenance(source=words, notes=(words,)), [result])
     return render_attack_report(result, bound=bound, title=words)
 

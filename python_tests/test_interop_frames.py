@@ -65,7 +65,7 @@ def test_polars_and_back(options: dict[str, bool]) -> None:
     frame = to_polars(certificates)
     assert isinstance(frame, polars.DataFrame)
     assert from_frame(frame, provenance=certificates.provenance) == certificates
-    with pytest.raises(ValueError, match="provenance: expected that of the certificates"):
+    with pytest.raises(ValueError, match=r"without their provenance.*or give the provenance= of"):
         from_frame(frame)
 
 
@@ -86,16 +86,16 @@ def test_intervals_and_votes_from_frames(library: str) -> None:
     assert from_frame(frames.DataFrame(votes), sigma=0.25, alpha=0.01) == Certificates.from_votes(
         [990, 4000], [1000, 4001], [0, 1], [0, 0], 0.25, 0.01
     )
-    with pytest.raises(ValueError, match="sigma: expected a number"):
+    with pytest.raises(ValueError, match="votes that does not say their noise; give --sigma"):
         from_frame(frames.DataFrame(votes))
     missing = intervals | {"upper": [0.9, None]}
-    with pytest.raises(ValueError, match="upper: expected a value in every row, 1 are missing"):
+    with pytest.raises(ValueError, match="row 1: upper: expected a number, and there is none"):
         from_frame(frames.DataFrame(missing))
     with pytest.raises(ValueError, match="expected 0 <= lower <= upper <= 1"):
         from_frame(frames.DataFrame(intervals | {"upper": [0.7, 0.5]}))
-    with pytest.raises(TypeError, match="lower: expected real numbers"):
+    with pytest.raises(ValueError, match="row 0: lower: expected a number, got 'a'"):
         from_frame(frames.DataFrame(intervals | {"lower": ["a", "b"]}))
-    with pytest.raises(ValueError, match="frame: expected the columns of certificates"):
+    with pytest.raises(ValueError, match=r"frame: expected certificates .*; got the columns x"):
         from_frame(frames.DataFrame({"x": [1]}))
     with pytest.raises(ValueError, match="at least one"):
         from_frame(frames.DataFrame({name: [] for name in votes}), sigma=1.0)

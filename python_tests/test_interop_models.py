@@ -134,11 +134,132 @@ def test_the_shorter_edge_and_a_crop() -> None:
         ({"resample": 5}, "resample: expected one of 0, 2, 3"),
         ({"do_center_crop": True}, "crop_size: expected"),
         ({"image_std": [0.5, 0.0, 0.5]}, "deviation"),
+        ({"crop_pct": 0.875}, "crop_pct = 0.875 is a step that is not modelled"),
+        ({"include_top": True}, "include_top"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"rescale_offset": True}, "rescale_offset"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor: expected 1/255"),
+        ({"do_pad": True}, "do_pad"),
+        ({"do_center_crop": True, "crop_size": 5}, "crop_size: expected at most the size"),
     ],
 )
 def test_processors_that_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         from_hugging_face(Means(), processor(**changes))
+
+
+class Processor(SimpleNamespace):
+    """Mimics an image processor: attributes, and a call that does what the class really does."""
+
+    def __init__(self, hidden: Any = None, **changes: Any) -> None:
+        super().__init__(**vars(processor(**changes)))
+        self.hidden = hidden
+
+    def __call__(self, images: list[Any], return_tensors: str) -> dict[str, Any]:
+        assert return_tensors == "pt"
+        (image,) = images
+        assert image.dtype == np.uint8
+        assert image.shape[2] == 3
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        if self.do_resize:
+            mode = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}[self.resample]
+            size = (self.size["height"], self.size["width"])
+            smooth = mode != "nearest-exact"
+            pixels = nn.functional.interpolate(pixels, size, mode=mode, antialias=smooth)
+            pixels = pixels.round().clip(0, 255)
+        pixels = pixels / 255
+        if self.do_normalize:
+            mean, deviation = (
+                torch.tensor(part).reshape(-1, 1, 1) for part in (self.image_mean, self.image_std)
+            )
+            pixels = (pixels - mean) / deviation
+        return {"pixel_values": pixels if self.hidden is None else self.hidden(pixels)}
+
+
+def test_a_processor_that_does_what_it_says_is_taken() -> None:
+    for changes in (
+        {},
+        {"resample": 3},
+        {"size": {"height": 32, "width": 32}, "resample": 0},
+        {"do_resize": False},
+        {"do_normalize": False},
+        {"image_std": [0.01, 0.25, 0.5]},
+    ):
+        from_hugging_face(Means(), Processor(**changes))
+    inside = SimpleNamespace(image_processor=Processor(), tokenizer=None)
+    assert from_hugging_face(Means(), inside).size == (4, 6)
+    as_list = Processor()
+    as_list.hidden = lambda pixels: [pixels[0]]
+    from_hugging_face(Means(), as_list)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda pixels: pixels.flip(1),  # BGR
+        lambda pixels: pixels * 2 - 1,
+        lambda pixels: (pixels - 0.5) / 0.5,  # normalised twice
+        lambda pixels: pixels.roll(1, 3),
+        lambda pixels: pixels.transpose(2, 3).flip(2),
+        lambda pixels: pixels[..., 1:, 1:],
+        lambda pixels: pixels + 0.05,
+        lambda pixels: pixels * float("nan"),
+        lambda pixels: nn.functional.interpolate(
+            nn.functional.interpolate(pixels, scale_factor=0.5), pixels.shape[-2:]
+        ),
+    ],
+)
+def test_a_processor_that_does_something_else_is_refused(hidden: Any) -> None:
+    size = {"height": 16, "width": 24}
+    from_hugging_face(Means(), Processor(size=size))
+    with pytest.raises(ValueError, match=r"processor: on an image of .* Processor gives"):
+        from_hugging_face(Means(), Processor(hidden, size=size))
+
+
+def test_a_filter_that_is_another_one_is_found() -> None:
+    class Other(Processor):
+        def __call__(self, images: list[Any], return_tensors: str) -> dict[str, Any]:
+            return Processor(size=self.size, resample=3)(images, return_tensors)
+
+    with pytest.raises(ValueError, match="other pixels than its attributes say"):
+        from_hugging_face(Means(), Other(size={"height": 16, "width": 24}))
+
+
+def test_a_processor_that_fails_is_refused() -> None:
+    def fails(pixels: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no such backend")
+
+    with pytest.raises(ValueError, match=r"to be compared on an image of .* failed: no such"):
+        from_hugging_face(Means(), Processor(fails))
+
+
+REAL = {
+    "ViT": None,
+    "Beit": None,
+    "DeiT": None,
+    "Bit": None,
+    "CLIP": None,
+    "Siglip": None,
+    "MobileNetV2": None,
+    "ConvNext": "crop_pct",
+    "PoolFormer": "crop_pct",
+    "EfficientNet": "include_top",
+    "MobileViT": "do_flip_channel_order",
+    "Levit": "other pixels than its attributes say",
+}
+
+
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_the_librarys_own_processors(name: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    kind = getattr(transformers, f"{name}ImageProcessorPil", None) or getattr(
+        transformers, f"{name}ImageProcessor"
+    )
+    if REAL[name] is None:
+        from_hugging_face(Means(), kind())
+        return
+    with pytest.raises(ValueError, match=REAL[name]):
+        from_hugging_face(Means(), kind())
 
 
 def test_an_output_without_logits() -> None:

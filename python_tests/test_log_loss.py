@@ -10,12 +10,13 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import SIZES, Problem, problems, random_problem
 
-from certcal_ext.metrics.log_loss import certified_log_loss
-from certcal_ext.metrics.plain import log_loss
+from certcal_ext import Certificates, compare
+from certcal_ext.metrics.log_loss import LogLossState, certified_log_loss, log_loss
 
 
 def loss(correct: bool, confidence: float) -> mpmath.mpf:
@@ -47,19 +48,74 @@ def test_worst_of_all_choices_and_never_below_it(problem: Problem) -> None:
         assert result.value == pytest.approx(float(expected), abs=2.0**-41, rel=1e-15)
 
 
-@given(problems(most_samples=5), st.sampled_from([1e-300, 2.0**-52, 1e-3, 0.3, 0.4999]))
-def test_clip_is_the_loss_of_clipped_confidences(problem: Problem, clip: float) -> None:
-    result = certified_log_loss(*problem[:3], clip=clip)
-    with mpmath.workdps(400):
-        least, most = mpmath.mpf(clip), 1 - mpmath.mpf(clip)
-        total = mpmath.mpf(0)
+def as_deployed(z: float, clip: float, dtype: str) -> list[float]:
+    """What a model reports for z, by each way in which users write the clip; computed in ``dtype``."""
+    kind = np.dtype(dtype).type
+    value = np.array([z]).astype(dtype)
+    written = [
+        np.clip(value, kind(clip), kind(1) - kind(clip)),  # all in the format
+        np.clip(value, clip, 1 - clip),  # Python's numbers, rounded to the format afterwards
+        torch.from_numpy(value).clamp(clip, 1 - clip).numpy(),
+    ]
+    assert all(each.dtype == kind for each in written)
+    return [float(each[0]) for each in written]
+
+
+@given(
+    problems(most_samples=5),
+    st.one_of(st.sampled_from([2.0**-52, 1e-3, 0.3, 0.4999]), st.floats(1e-15, 0.499)),
+    st.sampled_from(["float64", "float32"]),
+    st.integers(0, 10**6),
+)
+def test_clip_is_the_loss_of_what_a_deployed_model_reports(
+    problem: Problem, clip: float, dtype: str, seed: int
+) -> None:
+    clip = clip if dtype == "float64" else max(clip, 1e-7)
+    result = certified_log_loss(*problem[:3], clip=clip, dtype=dtype)
+    random = np.random.default_rng(seed)
+    with mpmath.workdps(60):
+        worst, inside = mpmath.mpf(0), mpmath.mpf(0)
         for c, lo, up in zip(*problem[:3], strict=True):
-            z = min(max(mpmath.mpf(lo if c else up), least), most)
-            total -= mpmath.log(z if c else 1 - z)
-        expected = total / problem.correct.size
-        assert mpmath.mpf(result.value) >= expected
-    assert result.value == pytest.approx(float(expected), abs=2.0**-41, rel=1e-15)
-    assert (result.infinite, result.clip) == (0, clip)
+            ends = [loss(c, z) for z in as_deployed(lo if c else up, clip, dtype)]
+            worst += max(ends)
+            inside += max(loss(c, z) for z in as_deployed(random.uniform(lo, up), clip, dtype))
+        assert mpmath.mpf(result.value) >= worst / problem.correct.size
+        assert mpmath.mpf(result.value) >= inside / problem.correct.size
+        expected = float(worst / problem.correct.size)
+    assert result.value == pytest.approx(expected, abs=2.0**-41, rel=1e-15)
+    assert (result.infinite, result.clip, result.dtype) == (0, clip, dtype)
+
+
+@pytest.mark.parametrize(
+    ("clip", "dtype", "right"),
+    [(0.01, "float64", True), (1e-3, "float32", False), (1e-7, "float32", False)],
+)
+def test_a_clip_costs_even_what_is_certain(clip: float, dtype: str, right: bool) -> None:
+    """A certain right prediction is reported as 1 - clip, and a certain wrong one costs -log of what is left of 1."""
+    value = log_loss([right], [1.0], clip=clip, dtype=dtype)
+    exact = max(float(loss(right, z)) for z in as_deployed(1.0, clip, dtype))
+    assert exact <= value <= exact + 1e-12
+    real = float(loss(right, 1 - clip))
+    assert value == pytest.approx(real, abs={"float64": 1e-12, "float32": 0.2}[dtype])
+    assert dtype == "float64" or abs(value - real) > 1e-6  # the float counts, not the real number
+
+
+@pytest.mark.parametrize(
+    ("clip", "dtype"),
+    [(1e-17, "float64"), (1e-300, "float64"), (1e-9, "float32"), (2.0**-26, "float32")],
+)
+def test_clips_that_vanish_are_refused(clip: float, dtype: str) -> None:
+    message = f"clip: expected a number that does not vanish in {dtype}, where 1 - clip is 1"
+    made = Certificates.from_counts([[990, 10]], [0], 0.25)
+    for call in (
+        lambda: certified_log_loss([1], [0.5], [0.6], clip, dtype),
+        lambda: log_loss([1], [0.5], clip, dtype),
+        lambda: LogLossState(clip, dtype),
+        lambda: made.bound("log_loss", 0.1, clip=clip, dtype=dtype),
+        lambda: compare({"a": made, "b": made}, 0.1, "log_loss", clip=clip, dtype=dtype),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -122,6 +178,12 @@ def test_constant_and_skill_beside_the_bound() -> None:
         (([1], [0.5], [0.6], 0.0), ValueError, "clip"),
         (([1], [0.5], [0.6], float("nan")), ValueError, "clip: expected a finite number"),
         (([1], [0.5], [0.6], True), TypeError, "clip: expected a number"),
+        (
+            ([1], [0.5], [0.6], 0.1, "float16"),
+            ValueError,
+            'dtype: expected "float64" or "float32"',
+        ),
+        (([1], [0.5], [0.6], 0.1, np.float32), ValueError, 'dtype: expected "float64"'),
     ],
 )
 def test_bad_input(arguments: Any, kind: type[Exception], message: str) -> None:

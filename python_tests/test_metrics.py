@@ -19,7 +19,7 @@ from reference import (
 )
 
 import certcal_ext as cc
-from certcal_ext.metrics.brier_ece import mean_rounded_up
+from certcal_ext.metrics.brier import mean_rounded_up
 
 # The references add a few float64 numbers of at most 1: their own error.
 REFERENCE_ERROR = 1e-14

@@ -21,8 +21,8 @@ from scipy.optimize import linprog
 import certcal_ext as cc
 from certcal_ext.milp.solve import LinearConstraint, certified_ece_milp
 
-#: HiGHS's tolerance on each reduced cost, times the columns of a sample.
-WIDENING = 1e-8
+#: The search stops where no ECE is above the best one by more than 1e-9.
+WIDENING = 1.1e-9
 
 
 def shares(size: int) -> st.SearchStrategy[list[float]]:
@@ -169,6 +169,18 @@ def test_groups_agree_with_brute_force(data: st.DataObject, problem: Problem) ->
     assert result.optimal
     assert expected - 1e-9 <= result.bound <= expected + WIDENING
     assert result.incumbent == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_groups_with_a_linear_constraint_agree_with_brute_force(seed: int) -> None:
+    problem = random_problem(5, seed=seed)
+    middle = (problem.lower + problem.upper).mean() / 2
+    row = (np.full(5, 0.2), middle - 0.01, middle + 0.02)
+    result = certified_ece_milp(*problem[:3], equal_mass=2, constraints=[row])
+    expected = worst_with_groups(*problem[:3], 2, (row,))
+    assert result.optimal
+    assert expected - 1e-8 <= result.bound <= expected + 1e-7
+    assert result.incumbent == pytest.approx(expected, abs=1e-7)
 
 
 @settings(max_examples=60)
@@ -353,6 +365,8 @@ ARGUMENTS: dict[str, Any] = {"correct": [1, 0], "lower": [0.5, 0.1], "upper": [0
         (dict(equal_mass=1, edges=[0, 1]), ValueError, "edges: expected None with equal_mass"),
         (dict(constraints=LinearConstraint([1, 1])), TypeError, "constraints: expected a list"),
         (dict(constraints=3), TypeError, "constraints: expected a list"),
+        (dict(constraints=np.array(3.0)), TypeError, "constraints: expected a list"),
+        (dict(constraints=[([1, 1], np.zeros(2), 1)]), TypeError, r"constraints\[0\]: expected"),
         (dict(constraints=[[1, 2]]), TypeError, r"constraints\[0\]: expected a LinearConstraint"),
         (dict(constraints=[([1], 0, 1)]), ValueError, r"constraints\[0\].coefficients: expected 2"),
         (dict(constraints=[([0, 0], 0, 1)]), ValueError, "not all 0"),

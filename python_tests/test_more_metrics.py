@@ -18,7 +18,7 @@ from reference import pieces
 from scipy.optimize import linprog
 
 import certcal_ext as cc
-from certcal_ext.metrics import ks_mce as more_metrics
+from certcal_ext.metrics import fixed, ks, mce
 
 
 def ks_by_thresholds(problem: Problem) -> float:
@@ -177,16 +177,17 @@ def test_never_below_the_exact_value_and_hardly_above(problem: Problem, lost: in
     """With the bits of small and, by cutting them, of large problems."""
     bits = 52 - lost
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(more_metrics, "_fraction_bits", lambda samples: bits)
-        ks = cc.certified_ks(*problem[:3])
-        mce = cc.certified_mce(*problem[:3], edges=problem.edges, closed=problem.closed)
-    for result, exact in ((ks, exact_ks(problem)), (mce, exact_mce(problem))):
+        for module in (ks, mce):
+            patch.setattr(module, "fraction_bits", lambda samples: bits)
+        of_ks = cc.certified_ks(*problem[:3])
+        of_mce = cc.certified_mce(*problem[:3], edges=problem.edges, closed=problem.closed)
+    for result, exact in ((of_ks, exact_ks(problem)), (of_mce, exact_mce(problem))):
         assert exact <= Fraction(result.value) <= exact + Fraction(2, 2**bits)
 
 
 def test_the_bits_of_a_fraction_leave_room_for_the_sums() -> None:
     for samples in (1, 2, 1023, 1024, 10**6, 2**36, 2**36 - 1):
-        bits = more_metrics._fraction_bits(samples)
+        bits = fixed.fraction_bits(samples)
         assert samples << bits <= 2**62
         assert bits == 52 or (samples << bits) > 2**60
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
+from hypothesis import strategies as st
 from problems import Problem, problems
 from reference import bin_of, plain_brier, plain_ece
 
-from certcal_ext.metrics import plain
+import certcal_ext as plain
 from certcal_ext.metrics.edges import equal_mass_edges
 
 HERE = Path(__file__).resolve().parent
@@ -172,3 +175,70 @@ def test_bad_input(metric: Any, arguments: Any, kind: type[Exception], message: 
 def test_bad_classes(labels: Any, probabilities: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         plain.classwise_ece(labels, probabilities)
+
+
+def recipe_of_the_docs() -> Any:
+    """``as_torchmetrics`` of docs/metrics.md."""
+    page = (HERE.parent / "docs/metrics.md").read_text()
+    block = next(b for b in page.split("```python\n") if "def as_torchmetrics" in b)
+    names: dict[str, Any] = {}
+    exec(block.split("```")[0], names)
+    return names["as_torchmetrics"]
+
+
+def torchmetrics_ece(correct: Any, confidence: Any, bins: int) -> float:
+    """Version 1.9 of it, written once more: float32, bins [lo, hi) by bucketize, one more bin for exactly 1."""
+    z = torch.tensor(confidence).float()
+    c = torch.tensor(correct).float()
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float32)
+    at = torch.bucketize(z, edges, right=True) - 1
+    return float(sum(abs((c - z).double()[at == m].sum()) for m in at.unique()) / z.numel())
+
+
+@pytest.mark.parametrize("bins", [3, 7, 10, 15])
+@given(data=st.data())
+def test_the_recipe_for_torchmetrics_at_ties(bins: int, data: st.DataObject) -> None:
+    """Confidences k / M that float32 rounds to either side of the edge, their neighbours, 0 and 1."""
+    recipe = recipe_of_the_docs()
+    ties = [k / bins for k in range(bins + 1)]
+    ties += [float(np.float32(e)) for e in ties]
+    ties += [float(np.nextafter(np.float32(e), np.float32(0.5))) for e in ties]
+    end = st.one_of(st.sampled_from(ties), st.floats(0, 1))
+    z = data.draw(st.lists(end, min_size=1, max_size=20))
+    correct = data.draw(st.lists(st.booleans(), min_size=len(z), max_size=len(z)))
+    assert recipe(correct, z, bins) == pytest.approx(torchmetrics_ece(correct, z, bins), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # while it is imported
+def test_the_recipe_against_torchmetrics_itself() -> None:
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    recipe, random = recipe_of_the_docs(), np.random.default_rng(0)
+    for _ in range(100):
+        bins = int(random.integers(5, 20))
+        top = np.maximum(random.integers(0, bins + 1, 40) / bins, 0.5 + 1e-6)
+        rows = np.stack([top, 1 - top], axis=1)
+        labels = random.integers(0, 2, 40)
+        theirs = multiclass_calibration_error(
+            torch.tensor(rows), torch.tensor(labels), 2, n_bins=bins
+        )
+        assert recipe(labels == 0, top, bins) == pytest.approx(float(theirs), abs=1e-6)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=30))
+def test_how_much_too_large_brier_and_ece_may_be(rows: list[tuple[bool, float]]) -> None:
+    """At most 2^-50, as their docstrings say, and never too small; in exact fractions."""
+    correct, z = [c for c, _ in rows], [p for _, p in rows]
+    gaps = [Fraction(int(c)) - Fraction(p) for c, p in rows]
+    exact = sum(g * g for g in gaps) / len(rows)
+    assert exact <= Fraction(plain.brier(correct, z)) <= exact + Fraction(1, 2**50)
+    exact = abs(sum(gaps)) / len(rows)
+    assert exact <= Fraction(plain.ece(correct, z, bins=1)) <= exact + Fraction(1, 2**50)
+
+
+def test_brier_may_be_more_than_2_to_the_minus_51_too_large() -> None:
+    """Which is why the docstring does not promise that."""
+    z = 0.0625 + np.arange(1, 100) * 2.0**-52 - 2.0**-56  # just below where a confidence is rounded
+    excess = [Fraction(plain.brier([1], [p])) - (1 - Fraction(float(p))) ** 2 for p in z]
+    assert max(excess) > Fraction(1, 2**51)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import betaincinv, ndtri
 
 import certcal_ext as cc
+from certcal_ext.certificates.logs import printed_half_widths
 from certcal_ext.certificates.readers import read_cohen_log, read_counts, votes_of_radius
 from certcal_ext.intervals.clopper_pearson import clopper_pearson
 
@@ -43,7 +45,7 @@ def test_a_log_is_read(tmp_path: Path) -> None:
     assert log.label.tolist() == [3, 8, 1]
     assert log.predicted.tolist() == [3, 6, -1]
     assert log.radius.tolist() == [0.377, 0.0465, 0.0]
-    assert log.half_width == pytest.approx([5e-4] * 3, rel=1e-5)
+    assert log.half_width == pytest.approx([5e-4, 5e-5, 0.0], rel=1e-5)
 
 
 def test_columns_are_found_by_name_and_line_ends_do_not_matter(tmp_path: Path) -> None:
@@ -67,17 +69,17 @@ def test_printed_radius_gives_back_a_range_that_holds_the_count(
     predicted, text = printed_radius(k, n, sigma, alpha)
     if predicted == -1:
         return
-    for shown in (text, f"{float(text):.3f}"):
+    true = sigma * ndtri(betaincinv(k, n - k + 1, alpha))
+    for shown in (text, f"{true:.3f}", f"{true:.1f}"):
         radius = np.array([float(shown)])
-        half = np.maximum(5e-4, 0.5 * 10.0 ** (np.floor(np.log10(np.maximum(radius, 1e-9))) - 2))
-        least, largest = votes_of_radius(radius, half * (1 + 1e-6), sigma, n, alpha)
+        unit = 10.0 ** int(Decimal(shown).as_tuple().exponent)
+        half = printed_half_widths([shown], radius, np.array([unit]))
+        least, largest = votes_of_radius(radius, half, sigma, n, alpha)
         assert least[0] <= k <= largest[0]
         # And not much wider: the ends of the range print no more than a rounding away.
         for end in (least[0], largest[0]):
-            assert (
-                abs(float(printed_radius(int(end), n, sigma, alpha)[1]) - radius[0])
-                <= 2.1 * half[0]
-            )
+            at = sigma * ndtri(betaincinv(int(end), n - int(end) + 1, alpha))
+            assert abs(at - radius[0]) <= 1.01 * half[0] + 1e-9
 
 
 def test_range_of_counts_is_that_of_a_search_over_all_counts() -> None:
@@ -147,22 +149,25 @@ def test_abstained_rows_stay_in_the_table(tmp_path: Path) -> None:
 
 
 BROKEN = [
-    ("", "expected a tab-separated certification log"),
-    ("hello\nworld\n", "idx, label, predict, radius, correct missing"),
+    ("", "expected a certification log, a table with a header such as idx, .* an empty file"),
+    ("hello\nworld\n", "it seems to be a text that starts with 'hello'"),
     (HEADER, "at least one row"),
     (b"\x89PNG\xff\xfe\x00", "cannot be read"),
-    (HEADER.replace("radius", "size") + GOOD, "radius missing"),
+    (HEADER.replace("radius", "size") + GOOD, "it seems to be a text that starts with 'idx"),
     (
         HEADER + GOOD + "3\t1\t1\t0.4",
         r"row 3 \(line 5\): expected 6 columns, got 4; is the file cut off",
     ),
-    (HEADER + GOOD + "3\t1\t1\t0.4\t1\t0:0", r"row 3 \(line 5\): time: expected h:mm:ss"),
+    (
+        HEADER + GOOD + "3\t1\t1\t0.4\t",
+        r"row 3 \(line 5\): expected 6 columns, got 5; is the file cut",
+    ),
     (
         HEADER + "0\t3\tcat\t0.3\t1\t0:00:01\n",
         r"row 0 \(line 2\): predict: expected a whole number",
     ),
     (HEADER + "0\t3\t3\tbig\t1\t0:00:01\n", "row 0 .*radius: expected a number, got 'big'"),
-    (HEADER + "0\t3\t3\tnan\t1\t0:00:01\n", "row 0 .*radius: expected a finite number"),
+    (HEADER + "0\t3\t3\tnan\t1\t0:00:01\n", "row 0 .*radius: expected a number"),
     (HEADER + "0\t3\t3\tinf\t1\t0:00:01\n", "row 0 .*radius: expected a finite number"),
     (
         HEADER + "0\t3\t3\t-0.1\t1\t0:00:01\n",
@@ -173,8 +178,14 @@ BROKEN = [
         "row 0 .*correct: expected 0, as label and predict say, got 1",
     ),
     (HEADER + "0\t3\t-1\t0.3\t0\t0:00:01\n", "row 0 .*radius: expected 0 where predict is -1"),
-    (HEADER + "0\t-3\t3\t0.3\t0\t0:00:01\n", "row 0 .*expected idx and label of at least 0"),
-    (HEADER + "0\t3\t-2\t0.3\t0\t0:00:01\n", "row 0 .*predict of at least -1"),
+    (
+        HEADER + "0\t-3\t3\t0.3\t0\t0:00:01\n",
+        "row 0 .*label: expected a whole number of at least 0",
+    ),
+    (
+        HEADER + "0\t3\t-2\t0.3\t0\t0:00:01\n",
+        "row 0 .*predict: expected a whole number of at least -1",
+    ),
     (HEADER + GOOD + "1\t3\t3\t0.3\t1\t0:00:01\n", r"row 3 \(line 5\): idx 1 came before"),
     (
         HEADER + GOOD + "3\t3\t3\t0.99\t1\t0:00:01\n",
@@ -275,11 +286,34 @@ def test_counts_alone_are_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        (dict(votes=COUNTS), "got none of the known arrays"),
+        (dict(votes=COUNTS), r"expected an array counts \(N, K\), got none"),
         (dict(label=[0]), "got label"),
-        (dict(counts=COUNTS.astype(float)), "counts: expected whole numbers"),
+        (
+            dict(counts=COUNTS / 100),
+            "counts: expected whole numbers, got 0.9 in row 0; shares have",
+        ),
+        (dict(counts=COUNTS * 1e300), "counts: expected whole numbers"),
+        (
+            dict(counts=(COUNTS * 100).astype(np.float16)),
+            "float16 of 2048 or more, which are rounded",
+        ),
+        (dict(counts=COUNTS * np.nan), "counts: expected whole numbers, got nan"),
+        (dict(counts=COUNTS, label=[0.5, 1, 1]), "label: expected whole numbers, got 0.5"),
+        (
+            dict(counts=COUNTS, label=np.ones((3, 2), int)),
+            "label: expected a class a row, or one 1",
+        ),
+        (
+            dict(counts=COUNTS, n=[100, 99, 100]),
+            "n: expected the sum of a row of counts, 100 in row 1",
+        ),
+        (dict(counts=COUNTS, n=[100, 99]), "n: expected one number, or one a row, got 2"),
         (dict(counts=COUNTS, label=[0, 1]), "label: expected 3 entries"),
-        (dict(counts=COUNTS, n=99), "n: expected the sum of a row of counts, 100, got 99"),
+        (
+            dict(counts=COUNTS, lables=[0, 1, 1]),
+            "the arrays counts, lables has a usual name.*--labels-key lables",
+        ),
+        (dict(counts=COUNTS, n=99), "n: expected the sum of a row of counts, 100 in row 0, got 99"),
         (dict(counts=COUNTS, sigma=[0.1, 0.2]), "sigma: expected one number"),
         (dict(counts=np.array([[{}]], object)), "cannot be read"),
     ],

@@ -195,7 +195,7 @@ def test_whatever_data_say_stays_text(evil: str, harmless: Page) -> None:
         command=evil,
         file=evil.replace("\x00", ""),
         class_names=[evil, evil],
-        compare={evil: votes()},
+        compare={evil: votes().with_provenance(norm=evil)},
         name="one",
     )
     page.encode("utf-8")

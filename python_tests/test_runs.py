@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_problems import IMAGES, KINDS, LABELS, RULES, Net, in_shards, table_bytes, together
+from run_problems import IMAGES, KINDS, LABELS, RULES, Net, in_shards, looks, table_bytes, together
 
 from certcal_ext import Provenance, SmoothedClassifier
 from certcal_ext.certificates.provenance import created_now
@@ -94,7 +94,7 @@ def test_the_table_is_that_of_a_plain_run(kind: str, tmp_path: Path) -> None:
             assert net.passes == passes
         again = Net()
         assert in_shards(work, kind, again, resume=True, unit_draws=7) == expected
-        assert again.passes == 0
+        assert again.passes == looks()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,6 +23,7 @@ from run_problems import (
     forked,
     in_shards,
     killed_after,
+    looks,
     table_bytes,
     together,
     wait_for,
@@ -160,7 +161,7 @@ def test_a_process_that_fails_ends_all_with_its_message(
     guilty: int, work: Path, tmp_path: Path
 ) -> None:
     expected = in_shards(tmp_path / "alone")
-    bad = at_pass(8, RuntimeError("the model has had enough"))
+    bad = at_pass(looks() + 8, RuntimeError("the model has had enough"))
     ended = together(
         3, lambda rank: in_shards(work, net=Net(bad if rank == guilty else lambda number: None))
     )
@@ -231,7 +232,7 @@ def test_a_damaged_shard_is_drawn_again(damage: str, kind: str, work: Path, tmp_
     net = Net()
     with pytest.warns(UserWarning, match=f"{victim.name} is damaged; its draws are taken again"):
         assert in_shards(work, kind, net, resume=True) == expected
-    assert 1 <= net.passes <= 4  # its passes and no more
+    assert 1 <= net.passes - looks() <= 4  # its passes and no more
     assert in_shards(work, kind, resume=True) == expected  # without a warning
 
 

@@ -91,6 +91,51 @@ def test_files_levels_and_every_metric(interval: str, tmp_path: Path) -> None:
     assert (curve.certified_brier >= curve.brier).all()
 
 
+@pytest.mark.parametrize("interval", ["cdf", "betting", "bernstein", "hoeffding"])
+@pytest.mark.parametrize("classes", [2, 10, 10**6])
+def test_bounds_are_of_the_softmax_and_not_of_what_was_counted(
+    interval: str, classes: int, tmp_path: Path
+) -> None:
+    """Ours is within 2^-20 + K 2^-33 of it: no bound is nearer to the ones of the counted scores than that."""
+    scores = np.random.default_rng(6).beta(30, 2, (5, 4000))
+    histogram = np.stack([np.histogram(row, 1000, (0, 1))[0] for row in scores])
+    given = (histogram, scores.mean(axis=1), [3990] * 5, [0] * 5, [0] * 5, 0.25)
+    counted = cc.Certificates.from_scores(*given, interval=interval)
+    made = cc.Certificates.from_scores(*given, interval=interval, num_classes=classes)
+    made.to_parquet(tmp_path / "c.parquet")
+    again = cc.Certificates.from_parquet(tmp_path / "c.parquet")
+    error = 2.0**-20 + classes * 2.0**-33
+    for table in (made, again):
+        assert table.provenance.num_classes == classes
+        for radius in (0.0, 0.05, 0.2):
+            own, other = table.at(radius), counted.at(radius)
+            # The interval of a mean is widened before it is shifted, which counts for less at its ends.
+            least = error - 1e-12 if interval == "cdf" or radius == 0 else 0.0
+            assert (own.lower < other.lower - least).all()
+            assert (own.upper > np.minimum(other.upper + least, 1.0 - 1e-12)).all()
+            assert (own.lower >= other.lower - 5 * error).all()
+
+
+def test_drawn_scores_have_the_error_of_the_softmax_in_their_bounds() -> None:
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 300))
+        images = torch.rand(4, 1, 4, 4)
+    smooth = cc.SmoothedClassifier(model, 300, 0.25)
+    made = smooth.certify(images, n0=10, n=200, confidence="scores")
+    columns = [made.table[name] for name in ("scores", "confidence", "votes", "predicted")]
+    given = [np.array(one.to_pylist()) for one in columns]
+    counted = cc.Certificates.from_scores(*given, None, made.provenance.sigma)
+    error = 2.0**-20 + 300 * 2.0**-33
+    for table, sign in (("p_lower", -1), ("p_upper", 1)):
+        moved = sign * (made.table[table].to_numpy() - counted.table[table].to_numpy())
+        inside = (made.table[table].to_numpy() > 0) & (made.table[table].to_numpy() < 1)
+        assert (moved[inside] >= error).all()
+        assert (moved >= 0).all()
+
+
 def test_bad_input() -> None:
     histogram = np.zeros((2, 10), np.int64)
     histogram[:, 9] = 100
@@ -107,10 +152,11 @@ def test_bad_input() -> None:
         ({"mean": [0.5, 0.95]}, r"mean: expected 0\.9 to 1 in row 0"),
         ({"mean": [np.nan, 0.95]}, "mean: expected"),
         ({"votes": [101, 100]}, "votes: expected 0 to n = 100"),
-        ({"interval": "exact"}, "interval: expected hoeffding"),
+        ({"interval": "exact"}, "interval: expected one of hoeffding"),
         ({"histogram": histogram[:, :1]}, "at least two classes"),
         ({"predicted": [0, -1]}, "predicted: expected classes"),
         ({"sigma": 0.0}, "sigma: expected"),
+        ({"num_classes": 1}, "num_classes: expected"),
     ):
         with pytest.raises(ValueError, match=words):
             cc.Certificates.from_scores(**{**good, **change})

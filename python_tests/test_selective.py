@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from problems import SIZES, Problem, problems, random_problem
 
 from certcal_ext._rounding import ratios_down, ratios_up, rounded_down, rounded_up
-from certcal_ext.metrics import selective
-from certcal_ext.metrics.plain import risk_coverage, selective_risk
-from certcal_ext.metrics.selective import (
-    aurc_of_groups,
+from certcal_ext.metrics import risk_coverage as coverage_module
+from certcal_ext.metrics.risk_coverage import (
+    _aurc_of_groups,
     certified_risk_coverage,
-    certified_selective_risk,
+    risk_coverage,
 )
+from certcal_ext.metrics.selective import certified_selective_risk, selective_risk
 
 
 def tried(problem: Problem, more: list[float]) -> list[list[float]]:
@@ -126,8 +126,8 @@ def test_the_area_of_groups(groups: list[tuple[int, int]], summed: int) -> None:
     wrong, right = (np.array(column) for column in zip(*groups, strict=True))
     expected = exact_area(wrong, right)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selective, "_SUMMED_RANKS", summed)
-        value = aurc_of_groups(wrong, right)
+        patch.setattr(coverage_module, "_SUMMED_RANKS", summed)
+        value = _aurc_of_groups(wrong, right)
     if summed == 2**20:
         assert Fraction(value) >= expected
         assert value == pytest.approx(float(expected), abs=1e-13)
@@ -143,9 +143,9 @@ def test_the_area_of_more_ranks_than_are_summed() -> None:
     ranks = np.repeat(np.tile([True, False], 5000), np.column_stack((wrong, right)).ravel())
     terms = np.cumsum(ranks).astype(np.longdouble) / np.arange(1, ranks.size + 1)
     expected = float(terms.sum() / ranks.size)
-    value = aurc_of_groups(wrong, right)
+    value = _aurc_of_groups(wrong, right)
     assert expected <= value <= expected + 1e-12
-    huge = aurc_of_groups(np.array([2**34, 0]), np.array([0, 2**34]))
+    huge = _aurc_of_groups(np.array([2**34, 0]), np.array([0, 2**34]))
     assert huge == pytest.approx((1 + np.log(2)) / 2, abs=1e-9)
 
 

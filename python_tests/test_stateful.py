@@ -20,17 +20,16 @@ from hypothesis import strategies as st
 from problems import SIZES, Problem, problems, random_problem
 
 import certcal_ext as cc
-from certcal_ext.metrics import stateful
-from certcal_ext.metrics.log_loss import certified_log_loss
-from certcal_ext.metrics.selective import certified_risk_coverage
-from certcal_ext.metrics.stateful import (
+from certcal_ext import (
     BrierState,
-    CertifiedState,
     EceState,
     KsState,
     LogLossState,
     RiskCoverageState,
 )
+from certcal_ext.metrics.log_loss import certified_log_loss
+from certcal_ext.metrics.risk_coverage import certified_risk_coverage
+from certcal_ext.metrics.state import CertifiedState
 
 #: Settings of each class that are not the default ones.
 KINDS: list[tuple[type[CertifiedState[Any]], dict[str, Any]]] = [
@@ -155,7 +154,7 @@ def test_no_samples(kind: type[CertifiedState[Any]], settings: Any) -> None:
     state = kind(**settings)
     state.update([], [], [])
     assert state.rows == 0
-    with pytest.raises(ValueError, match="expected at least one sample before compute"):
+    with pytest.raises(ValueError, match="expected at least one sample before a result"):
         state.compute()
     assert not state.state().any()
 
@@ -230,13 +229,32 @@ def plus(at: Any, value: int) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("state", "change", "message"),
     [
-        (BrierState(), plus(1, 5), "no more right samples"),
+        (BrierState(), plus(1, 5), "no more right ones"),
         (BrierState(), plus(2, 2**28), "no larger sum"),
-        (LogLossState(), plus(1, 5), "no more right or infinite"),
-        (LogLossState(), plus(2, 5), "no more right or infinite"),
+        (LogLossState(), plus(1, 5), "right or infinite"),
+        (LogLossState(), plus(2, 5), "right or infinite"),
+        (LogLossState(), plus(2, 2), "sum of losses"),  # no finite loss is left
+        (LogLossState(), plus(3, 2**34), "sum of losses"),
+        (LogLossState(), plus(4, 2**28), "sum of losses"),
+        (LogLossState(), plus(2, -1), "from 0 to"),
+        (LogLossState(0.1), plus(2, 1), "no infinite loss with a clip"),
+        (LogLossState(0.1), plus(3, -180_000), "sum of losses"),
+        (BrierState(), plus(3, 2**28), "no larger sum"),
+        (BrierState(), plus(0, 2**40), "at most 2"),
+        (EceState(1), plus((1, 0, 0, 2), 2**26), "word of a sum above"),
+        (EceState(1), plus((1, 0, 0, 1), 2**25), "no sum of lower ends above"),
+        (EceState(1), plus((0, 0, 0, 4), -1), "from 0 to"),
         (KsState(3), plus((0, 2), 1), "as many lower as upper ends"),
         (KsState(3), plus((3, 2), 1), "as many lower as upper ends"),
         (KsState(3), plus((4, 6), 40), "sum of lower ends"),
+        (KsState(3), plus((4, 6), -1), "sum of lower ends"),
+        (KsState(3), plus((slice(0, 2), 3), 2**40), "at most 2"),
+        (
+            KsState(3),
+            lambda s: s.__setitem__((slice(0, 2), slice(None, None, 8)), [[0, 1], [1, 0]]),
+            "upper end at or above",
+        ),
+        (RiskCoverageState([0.0, 0.5]), plus((0, 0), 1), "below a threshold of 0"),
         (RiskCoverageState([0.5]), plus((1, 1), 1), "upper end at or above"),
         (
             RiskCoverageState([0.6]),
@@ -249,9 +267,7 @@ def test_states_that_no_samples_give(
     state: CertifiedState[Any], change: Callable[[Any], None], message: str
 ) -> None:
     state.update([1, 0], [0.25, 0.5], [0.5, 0.75])
-    settings = {"bits": 3} if isinstance(state, KsState) else {}
-    if isinstance(state, RiskCoverageState):
-        settings = {"thresholds": state._settings()["thresholds"]}
+    settings = state._settings()
     with pytest.raises(ValueError, match=message):
         type(state).from_state(spoiled(state, change), **settings)
 
@@ -271,7 +287,7 @@ def test_merging_what_does_not_fit() -> None:
 
 
 def test_a_state_holds_at_most_2_36_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stateful, "MAX_ROWS", 3)
+    monkeypatch.setattr("certcal_ext.metrics.state.MAX_ROWS", 3)
     state = BrierState()
     state.update([1, 0], [0.5, 0.5], [0.5, 0.5])
     before = state.state()
@@ -301,7 +317,7 @@ def test_bad_settings(make: Callable[[], Any], error: type[Exception]) -> None:
 
 
 def test_the_adapter_is_not_imported_unasked() -> None:
-    code = "import sys, certcal_ext.metrics.stateful; print('torchmetrics' in sys.modules)"
+    code = "import sys, certcal_ext.metrics.registry; print('torchmetrics' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 
@@ -366,7 +382,7 @@ def test_torchmetrics_adapter(which: int) -> None:
     with pytest.raises(ValueError, match="expected at least one sample"):
         metric.compute()
     batch_value = metric(*parts[0])  # forward: the value of this batch, and it is added
-    assert batch_value.item() == getattr(metric.result(), metric._value)
+    assert batch_value.item() == metric.result().value
     for part in parts[1:]:
         metric(*part)
     assert metric.compute().item() == expected

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 import certcal_ext as cc
+from certcal_ext.bins import Bins
 from certcal_ext.intervals.score_cdf import score_band
 from certcal_ext.training import (
     CertificateTraining,
@@ -25,7 +26,7 @@ from certcal_ext.training import (
     score_bounds,
     shifted_bounds,
 )
-from certcal_ext.training.losses import Bins, TableMemory
+from certcal_ext.training.losses import TableMemory
 
 Floats = NDArray[np.float64]
 
@@ -303,6 +304,6 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 
 def test_bad_bins() -> None:
     with pytest.raises(ValueError, match="closed: expected"):
-        Bins(4, "both")
+        Bins.of(4, closed="both")
     with pytest.raises(ValueError, match="0 <= lower <= upper"):
         certified_ece_terms(torch.tensor([True]), tensor([math.nan]), tensor([1.0]))

@@ -79,7 +79,7 @@ def test_non_contiguous_logits_and_gradients() -> None:
 def test_near_ties_are_marked_and_not_counted() -> None:
     logits = np.array([[[1.0, 1.0 + 1e-6], [0.0, 1.0], [1.0, 1.0]]])
     counts, near = np.zeros((1, 2), np.int64), np.zeros((1, 3), np.uint8)
-    _core.count_votes(logits, counts, near, 1e-3, np.zeros(2, np.int64))
+    _core.count_votes(logits, counts, near, np.array([1e-3]), np.zeros(2, np.int64))
     assert near.tolist() == [[1, 0, 1]]
     assert counts.tolist() == [[0, 1]]
 

@@ -21,17 +21,26 @@ def outputs(batch: int, draws: int, classes: int, bins: int) -> dict[str, Any]:
     }
 
 
+def margins(logits: Any, margin: float) -> Any:
+    """Of neighbours, which differ."""
+    return margin * (1 + np.arange(len(logits), dtype=np.float64))
+
+
 def two_passes(logits: Any, chosen: Any, margin: float, bins: int) -> dict[str, Any]:
     out = outputs(*logits.shape, bins)
     again = np.zeros(2, np.int64)
-    _core.count_votes(logits, out["counts"], out["near_ties"], margin, out["faults"])
+    _core.count_votes(
+        logits, out["counts"], out["near_ties"], margins(logits, margin), out["faults"]
+    )
     _core.score_histogram(logits, chosen, out["histogram"], out["score_sums"], again)
     return out
 
 
 def one_pass(logits: Any, chosen: Any, margin: float, bins: int, threads: int) -> dict[str, Any]:
     out = outputs(*logits.shape, bins)
-    _core.count_votes_and_scores(logits, chosen, margin=margin, threads=threads, **out)
+    _core.count_votes_and_scores(
+        logits, chosen, margins=margins(logits, margin), threads=threads, **out
+    )
     return out
 
 
@@ -61,15 +70,16 @@ def test_near_ties_have_a_score_and_no_vote() -> None:
 
 def test_arguments_are_checked() -> None:
     logits = np.zeros((2, 3, 4), np.float32)
-    good = outputs(2, 3, 4, 10)
+    good = outputs(2, 3, 4, 10) | {"margins": np.zeros(2)}
     for name, wrong, message in (
         ("counts", np.zeros((2, 5), np.int64), "counts"),
         ("near_ties", np.zeros((2, 4), np.uint8), "near_ties"),
+        ("margins", np.zeros(3), "margins"),
         ("histogram", np.zeros((1, 10), np.int64), "histogram"),
         ("score_sums", np.zeros((2, 3), np.int64), "score_sums"),
         ("faults", np.zeros(3, np.int64), "faults"),
     ):
         with pytest.raises(ValueError, match=message):
-            _core.count_votes_and_scores(logits, None, margin=0.0, **(good | {name: wrong}))
+            _core.count_votes_and_scores(logits, None, **(good | {name: wrong}))
     with pytest.raises(ValueError, match=r"classes: expected values in \[0, 4\), got 4 at row 1"):
-        _core.count_votes_and_scores(logits, np.array([0, 4]), margin=0.0, **good)
+        _core.count_votes_and_scores(logits, np.array([0, 4]), **good)

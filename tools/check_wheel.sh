@@ -22,7 +22,7 @@ rm -f "$dist"/certcal_ext-*.tar.gz "$dist"/certcal_ext-*.whl
 core_tests=(test_bounds test_fuzz_corpus test_certificate_files test_certificates test_class_bounds test_ece_table test_edges test_golden
             test_hostile test_intervals test_readers test_selective test_state_machine test_stopping test_validity test_wheel)
 # What reads bench/, docs/ or tools/, or the readers of the training extra's plans.
-tree_tests=(test_examples test_experiment test_milp_limits test_peers_certify test_ptxas)
+tree_tests=(test_docs_claims test_examples test_experiment test_milp_limits test_peers_certify test_ptxas)
 
 echo "== sdist"
 "${PYTHON:-python3}" -m venv "$work/build"

@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from certcal_ext.attacks.geometry import Ball
 from certcal_ext.attacks.objectives import Objective, Rows
-from certcal_ext.attacks.victims import Victim
+from certcal_ext.attacks.victims import Victim, under_attack
 
 #: Where a step makes a prediction change or an objective fall, the next one is this much shorter.
 _SHORTER = 0.5
@@ -235,3 +237,32 @@ class Ascent:
         """
         for name in ("images", "gradient", "confidence", "value", "step"):
             getattr(self, name)[rows] = getattr(other, name)[rows]
+
+
+def confidences(
+    victim: Victim,
+    images: torch.Tensor,
+    ids: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    *,
+    batch_size: int,
+    on_pass: Callable[[int], None] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The victim's confidence in a class of each image, and whether that class is its prediction.
+
+    Args:
+        victim: the classifier.
+        images: (N, ...) float32.
+        ids: (N,) sample ids.
+        classes: (N,) classes.
+        batch_size: inputs a forward pass.
+        on_pass: called with the number of images that were looked at.
+    """
+    device = victim.device or images.device
+    moved = images.to(device)
+    numbers = torch.from_numpy(np.array(ids)).to(device)
+    rows = torch.from_numpy(np.array(classes)).to(device)
+    scene = Scene(victim, Ball("l2", 0.0), moved, numbers, Rows(rows, rows), batch_size, on_pass)
+    with under_attack(victim.model):
+        seen = scene.look(moved, torch.arange(len(moved), device=device))
+    return seen.confidence.cpu().numpy(), seen.kept.cpu().numpy()

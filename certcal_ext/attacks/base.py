@@ -7,7 +7,6 @@ import dataclasses
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from certcal_ext.attacks.ascent import Ascent, Scene
 from certcal_ext.attacks.geometry import Ball, Norm
 from certcal_ext.attacks.objectives import Objective, Rows
 from certcal_ext.attacks.result import AttackResult
-from certcal_ext.attacks.victims import Victim, as_victim, evaluation_mode
+from certcal_ext.attacks.victims import Victim, as_victim, under_attack
 from certcal_ext.smoothing.noise import MAX_SEED
 
 #: With fewer images, an accuracy near chance is no news.
@@ -107,7 +106,7 @@ class Attack(ABC):
         device = attacked.device or clean.device
         with (
             reporting(progress, self.name, "passes") as report,
-            evaluation_mode(attacked.model),
+            under_attack(attacked.model),
         ):
             total = size * (self.looks + 2)
             tally = Tally(total, None if report is None else _capped(report))
@@ -208,35 +207,6 @@ def climb(
     return best
 
 
-def confidences(
-    victim: Victim,
-    images: torch.Tensor,
-    ids: NDArray[np.int64],
-    classes: NDArray[np.int64],
-    *,
-    batch_size: int,
-    on_pass: Callable[[int], None] | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The victim's confidence in a class of each image, and whether that class is its prediction.
-
-    Args:
-        victim: the classifier.
-        images: (N, ...) float32.
-        ids: (N,) sample ids.
-        classes: (N,) classes.
-        batch_size: inputs a forward pass.
-        on_pass: called with the number of images that were looked at.
-    """
-    device = victim.device or images.device
-    moved = images.to(device)
-    numbers = torch.from_numpy(np.array(ids)).to(device)
-    rows = torch.from_numpy(np.array(classes)).to(device)
-    scene = Scene(victim, Ball("l2", 0.0), moved, numbers, Rows(rows, rows), batch_size, on_pass)
-    with evaluation_mode(victim.model):
-        seen = scene.look(moved, torch.arange(len(moved), device=device))
-    return seen.confidence.cpu().numpy(), seen.kept.cpu().numpy()
-
-
 def _assess(attack: Attack, scene: Scene, found: torch.Tensor) -> AttackResult:
     """Looks at what was found once more; what does not keep the prediction is put back to the clean image."""
     everyone = torch.arange(len(scene), device=scene.clean.device)
@@ -275,25 +245,15 @@ def _clean_predictions(
 ) -> tuple[torch.Tensor, int]:
     """(N,) predictions without attack and the number of classes, after a look at the logits themselves."""
     at_once = max(1, batch_size // victim.draws)
-    predicted, probabilities = [], True
+    predicted = []
     with torch.no_grad():
         for part, numbers in zip(
             torch.split(images, at_once), torch.split(ids, at_once), strict=True
         ):
             outputs = victim.outputs(part, numbers, batch_size)
             predicted.append(outputs.predicted)
-            probabilities = probabilities and _are_probabilities(victim.model(part))
-    if probabilities:
-        raise ValueError(
-            "model: expected logits, got rows of probabilities (at least 0, with sum 1): take the softmax out of "
-            "the model, or return its logarithm"
-        )
+    victim.check(images)
     return torch.cat(predicted), outputs.log_scores.shape[1]
-
-
-def _are_probabilities(logits: torch.Tensor) -> bool:
-    sums = logits.double().sum(1)
-    return bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
 
 
 def _checked_images(images: Any) -> torch.Tensor:

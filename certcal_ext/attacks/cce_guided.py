@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext.attacks.ascent import Ascent, Scene
 from certcal_ext.attacks.base import GradientAttack, climb
+from certcal_ext.attacks.geometry import each_image
 from certcal_ext.attacks.objectives import ConfidenceObjective
 from certcal_ext.attacks.targets import Plan, plan
 from certcal_ext.attacks.victims import ESTIMATE_DRAW, SmoothedVictim
@@ -101,7 +102,7 @@ class CceGuidedAttack(GradientAttack):
         _check.whole_number("draws", self.draws, 1, MAX_DRAWS - ESTIMATE_DRAW)
         if self.blur is not None:
             _check.positive_number("blur", self.blur)
-        if self.intervals is not None and len(self.intervals) != 2:
+        if self.intervals is not None and len(_check.items("intervals", self.intervals)) != 2:
             raise ValueError("intervals: expected a pair (lower, upper)")
 
     @property
@@ -170,7 +171,7 @@ class CceGuidedAttack(GradientAttack):
 
         # False position along the segment from the clean image (0) to the end (1), in log-odds, where the confidence
         # is nearly linear; every other time the middle, so that the bracket always shrinks.
-        end = torch.where(_each(upward, high), high, low)
+        end = torch.where(each_image(upward, high), high, low)
         far = np.where(upward, upper, lower)
         left, right = np.zeros(len(scene)), np.ones(len(scene))
         at_left, at_right, goal = (_log_odds(z) for z in (reach.clean_confidence, far, aim))
@@ -257,8 +258,8 @@ class _Reach:
         """(N, ...) the images that have them."""
         lower, upper = self.interval()
         clean = self.scene.clean
-        fell = _each(lower < self.clean_confidence, clean)
-        rose = _each(upper > self.clean_confidence, clean)
+        fell = each_image(lower < self.clean_confidence, clean)
+        rose = each_image(upper > self.clean_confidence, clean)
         return torch.where(fell, self._down.images, clean), torch.where(
             rose, self._up.images, clean
         )
@@ -288,8 +289,3 @@ def _log_odds(confidence: Floats) -> Floats:
     inside = np.clip(confidence, 1e-12, 1 - 1e-12)
     result: Floats = np.log(inside) - np.log1p(-inside)
     return result
-
-
-def _each(rows: NDArray[np.bool_], images: torch.Tensor) -> torch.Tensor:
-    """One entry an image, in a shape that goes with images."""
-    return torch.from_numpy(rows).to(images.device).view(-1, *[1] * (images.ndim - 1))

@@ -1,5 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""Bound against attack: what attacks reach and what the certificates allow, by radius."""
+"""Bound against attack: what attacks reach and what the certificates allow, by radius.
+
+Theorem. Let the draws of the N rows be independent given those that planned them, let a row's whole statement (its
+interval at every radius) fail with probability at most alpha, and let each estimate be the mean of m draws in
+[0, 1] that are independent of the certificates and of the image it is made on. Then sound certificates raise
+``BoundViolation`` with probability at most false_alarm. *Proof.*
+
+1. The true confidence q satisfies KL(mean, q) <= log(2/beta)/m but with probability beta (Hoeffding 1963, theorem
+   1). With beta = false_alarm / (2 looks) all estimates hold at once but with probability false_alarm / 2.
+2. The number of rows that fail is stochastically at most Binomial(N, alpha), so it is at most its
+   1 - false_alarm/2 quantile k but with probability false_alarm / 2. N counts every row, as the certified ones are
+   chosen by the same draws.
+3. Where both hold, a sample whose estimate is outside its interval by more than its error failed: at most k are.
+4. The samples inside have a confidence in their intervals, once it is moved to the nearest end where its error
+   explains the distance. So a metric is at most its certified bound if no sample is outside, and at most the bound
+   that k failing rows allow (theorem 6 of docs/theory.md) if at most k are: this adds no false alarm. QED
+
+The intervals of a verifier whose failure probability is not known may not fail. A plain victim's confidence is
+computed, so that step 1 costs nothing. Confidences go through the map of recalibrated certificates, which is
+monotone, with the ends of their intervals rounded outward.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +35,8 @@ from certcal_ext.attacks.bound_report import BoundReport, BoundRow, BoundViolati
 from certcal_ext.attacks.result import AttackResult
 from certcal_ext.certificates.table import numbers
 from certcal_ext.certificates.validity import failing_intervals
-from certcal_ext.metrics.brier_ece import brier, ece
+from certcal_ext.metrics.brier import brier
+from certcal_ext.metrics.ece import ece
 from certcal_ext.recalibration.maps import IdentityMap, RecalibrationMap
 from certcal_ext.stopping.rules import Stopping
 
@@ -45,24 +66,7 @@ def compare_with_bound(
 ) -> BoundReport:
     """Sets attacks beside the certificates of the same samples.
 
-    Theorem. Let the draws of the N rows be independent given those that planned them, let a row's whole statement (its
-    interval at every radius) fail with probability at most alpha, and let each estimate be the mean of m draws in
-    [0, 1] that are independent of the certificates and of the image it is made on. Then sound certificates raise
-    ``BoundViolation`` with probability at most false_alarm. *Proof.*
-
-    1. The true confidence q satisfies KL(mean, q) <= log(2/beta)/m but with probability beta (Hoeffding 1963, theorem
-       1). With beta = false_alarm / (2 looks) all estimates hold at once but with probability false_alarm / 2.
-    2. The number of rows that fail is stochastically at most Binomial(N, alpha), so it is at most its
-       1 - false_alarm/2 quantile k but with probability false_alarm / 2. N counts every row, as the certified ones are
-       chosen by the same draws.
-    3. Where both hold, a sample whose estimate is outside its interval by more than its error failed: at most k are.
-    4. The samples inside have a confidence in their intervals, once it is moved to the nearest end where its error
-       explains the distance. So a metric is at most its certified bound if no sample is outside, and at most the bound
-       that k failing rows allow (theorem 6 of docs/theory.md) if at most k are: this adds no false alarm. QED
-
-    The intervals of a verifier whose failure probability is not known may not fail. A plain victim's confidence is
-    computed, so that step 1 costs nothing. Confidences go through the map of recalibrated certificates, which is
-    monotone, with the ends of their intervals rounded outward.
+    Sound certificates raise ``BoundViolation`` with probability at most ``false_alarm`` (theorem at the top of this file).
 
     The statement is about one comparison of all ``results``. Whoever makes several and shows one, or chooses results by
     their fresh noises, has made more looks than are counted.
@@ -94,12 +98,15 @@ def compare_with_bound(
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
         >>> images, labels = torch.full((2, 1, 2, 2), 0.5), [0, 1]
         >>> result = BrierAttack(radius=0.1).run(model, images, labels)
-        >>> vacuous = Certificates.from_intervals(result.correct, [0, 0], [1, 1], radius=0.1)
+        >>> vacuous = Certificates.from_intervals(result.correct, [0, 0], [1, 1], 0.1, norm="l2")
         >>> compare_with_bound(vacuous, [result]).rows[0].certified
         2
     """
     alarm = _check.failure_probability("false_alarm", false_alarm)
-    given = list(results)
+    _check.like("certificates", certificates, "Certificates", "provenance", "at")
+    given = [
+        _check.instance("results", each, AttackResult) for each in _check.items("results", results)
+    ]
     if not given:
         raise ValueError("results: expected at least one, got none")
     for result in given:
@@ -116,11 +123,22 @@ def compare_with_bound(
         certificates, alarm / 2 if known else None, beta, tolerance, (bins, edges, closed)
     )
     judged = [judge.radius(sets[radius], attacks) for radius, attacks in by_radius.items()]
-    outside = [one for _, left in judged for one in left]
+    outside = tuple(one for _, left in judged for one in left)
+    _require_sound(certificates, judged, outside, judge.allowed)
+    return BoundReport(tuple(row for row, _ in judged), outside, judge.allowed, looks, alarm)
+
+
+def _require_sound(
+    certificates: Certificates,
+    judged: Sequence[tuple[BoundRow, Sequence[Outside]]],
+    outside: Sequence[Outside],
+    allowed: int,
+) -> None:
+    """Raises ``BoundViolation`` where the certificates do not explain what the attacks reached."""
     samples = {one.index for one in outside}
-    if len(samples) > judge.allowed:
+    if len(samples) > allowed:
         raise BoundViolation(
-            f"{len(samples)} of {len(certificates)} samples left their certified intervals, where at most {judge.allowed} "
+            f"{len(samples)} of {len(certificates)} samples left their certified intervals, where at most {allowed} "
             f"are explained by alpha = {certificates.provenance.alpha or 0:g}: {_named(outside)}"
         )
     for row, left in judged:
@@ -128,15 +146,11 @@ def compare_with_bound(
             attack = getattr(row, f"attack_{metric}")
             bound = getattr(row, f"{'joint' if left else 'bound'}_{metric}")
             if attack > bound * (1 + _ROUNDING):
+                why = _named(left) if left else "although every confidence is inside its interval"
                 raise BoundViolation(
                     f"at radius {row.radius:g} an attack passes the bound ({metric} {attack:.6g} of {bound:.6g})"
-                    + (
-                        f": {_named(left)}"
-                        if left
-                        else ", although every confidence is inside its interval"
-                    )
+                    f"{': ' if left else ', '}{why}"
                 )
-    return BoundReport(tuple(row for row, _ in judged), tuple(outside), judge.allowed, looks, alarm)
 
 
 def mean_interval(mean: Any, draws: int, beta: float) -> tuple[Floats, Floats]:
@@ -209,7 +223,7 @@ class _Judge:
             0
             if risk is None
             else failing_intervals(
-                len(certificates), certificates.source("certified").row_alpha, risk
+                len(certificates), certificates.source("certified", np.empty(0)).row_alpha, risk
             )
         )
 
@@ -301,12 +315,14 @@ def _check_fits(certificates: Certificates, result: Any) -> None:
     made = certificates.provenance
     if result.norm != made.norm:
         raise ValueError(
-            f"results: expected the norm of the certificates, {made.norm}, got {result.norm}"
+            f"results: expected the norm of the certificates, {made.norm or 'which they do not name'}, got {result.norm}"
         )
     settings = result.settings
     wanted = _CONFIDENCE.get(made.kind)
     if wanted is not None:
-        if settings["victim"] != "smoothed" or settings["sigma"] != made.sigma:
+        if settings["victim"] != "smoothed" or np.float32(settings["sigma"]) != np.float32(
+            made.sigma
+        ):
             raise ValueError(
                 f"results: expected an attack on the smoothed classifier with sigma = {made.sigma}, got "
                 f"{settings['victim']}, sigma = {settings.get('sigma')}"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from scipy.special import ndtr
@@ -36,8 +36,7 @@ class Ball:
 
     def __post_init__(self) -> None:
         """Checks both."""
-        if self.norm not in ("l2", "linf"):
-            raise ValueError(f'norm: expected "l2" or "linf", got {self.norm!r}')
+        _check.choice("norm", self.norm, ("l2", "linf"))
         _check.radius("radius", self.radius)
 
     def size(self, perturbation: torch.Tensor) -> torch.Tensor:
@@ -61,7 +60,7 @@ class Ball:
         delta = images - clean
         size = self.size(delta)
         scale = torch.where(size > inner, inner / size.clamp_min(1e-300), 1.0)
-        return (clean + _each(scale, delta) * delta).clamp(0, 1)
+        return (clean + each_image(scale.to(delta.dtype), delta) * delta).clamp(0, 1)
 
     def unit_step(self, gradient: torch.Tensor) -> torch.Tensor:
         """The step of norm 1 along which a linear function with this gradient rises most; 0 for gradient 0."""
@@ -69,9 +68,9 @@ class Ball:
             return gradient.sign()
         # Scaled first: squares of tiny gradients would vanish in float32.
         top = gradient.flatten(1).abs().amax(1)
-        scaled = gradient / _each(torch.where(top > 0, top, 1.0), gradient)
+        scaled = gradient / each_image(torch.where(top > 0, top, 1.0).to(gradient.dtype), gradient)
         length = scaled.flatten(1).norm(dim=1)
-        return scaled / _each(torch.where(length > 0, length, 1.0), scaled)
+        return scaled / each_image(torch.where(length > 0, length, 1.0).to(scaled.dtype), scaled)
 
     def random_start(
         self, clean: torch.Tensor, ids: torch.Tensor, *, seed: int, start: int
@@ -85,6 +84,6 @@ class Ball:
         return self.project(clean + self.radius * (2 * uniform - 1), clean)
 
 
-def _each(factor: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """One factor an image, in the shape and type that multiplies images."""
-    return factor.to(images.dtype).view(-1, *[1] * (images.ndim - 1))
+def each_image(values: Any, images: torch.Tensor) -> torch.Tensor:
+    """(B,) values, one an image, on the device of ``images`` and in a shape that goes with them."""
+    return torch.as_tensor(values).to(images.device).view(-1, *[1] * (images.ndim - 1))

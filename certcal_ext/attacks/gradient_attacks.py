@@ -12,6 +12,7 @@ import torch
 from certcal_ext import _check
 from certcal_ext.attacks.ascent import Scene
 from certcal_ext.attacks.base import GradientAttack
+from certcal_ext.attacks.geometry import each_image
 from certcal_ext.attacks.objectives import (
     AceObjective,
     BrierObjective,
@@ -53,10 +54,9 @@ class AceAttack(GradientAttack):
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()
-        if self.eta not in (-1, 1):
-            raise ValueError(f"eta: expected 1 or -1, got {self.eta!r}")
-        if self.omega not in ("label", "predicted"):
-            raise ValueError(f'omega: expected "label" or "predicted", got {self.omega!r}')
+        if not _check.whole_number("eta", self.eta, -1, 1):
+            raise ValueError("eta: expected 1 or -1, got 0")
+        _check.choice("omega", self.omega, ("label", "predicted"))
 
     def objective(self) -> Objective:
         """Eta times the cross-entropy."""
@@ -122,7 +122,7 @@ class DeceAttack(GradientAttack):
             start = scene.ball.random_start(scene.clean, scene.ids, seed=self.seed, start=restart)
             seen = scene.look(start, torch.arange(len(scene), device=start.device))
             error, images = self._ascend(
-                scene, torch.where(_each(seen.kept, start), start, scene.clean)
+                scene, torch.where(each_image(seen.kept, start), start, scene.clean)
             )
             if error > best:
                 best, found = error, images
@@ -144,16 +144,16 @@ class DeceAttack(GradientAttack):
             length = (
                 step * (0.5 + 0.5 * math.cos(math.pi * (number - 1) / self.steps)) * slope.sign()
             )
-            stride = _each(length, images).to(images.dtype)
+            stride = each_image(length, images).to(images.dtype)
             tried = scene.ball.project(
                 images + stride * scene.ball.unit_step(gradient), scene.clean
             )
             seen = scene.look(tried, everyone, upward, differentiate=number < self.steps)
             taken = seen.kept & alive
             step[~taken] *= 0.5
-            images = torch.where(_each(taken, images), tried, images)
+            images = torch.where(each_image(taken, images), tried, images)
             if seen.gradient is not None:
-                gradient = torch.where(_each(taken, images), seen.gradient, gradient)
+                gradient = torch.where(each_image(taken, images), seen.gradient, gradient)
             odds = torch.where(taken, seen.log_odds, odds)
             error, slope = self._slope(odds, scene.rows.correct)
             if error > best:
@@ -169,8 +169,3 @@ class DeceAttack(GradientAttack):
             )
             (slope,) = torch.autograd.grad(error, leaf)
         return float(error.detach()), slope
-
-
-def _each(rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """One entry an image, in a shape that goes with images."""
-    return rows.view(-1, *[1] * (images.ndim - 1))

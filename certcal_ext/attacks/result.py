@@ -18,8 +18,7 @@ from certcal_ext import _check
 from certcal_ext._files import replacing
 from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.attacks.geometry import START_DRAW
-from certcal_ext.metrics import brier_ece as metrics
-from certcal_ext.metrics import ks_mce as more_metrics
+from certcal_ext.metrics import brier, ece, ks, mce
 
 if TYPE_CHECKING:
     import torch
@@ -83,10 +82,10 @@ def calibration(
     points = _check.float_vector("confidence", confidence, right.size)
     return Calibration(
         n=right.size,
-        ece=metrics.ece(right, points, bins, edges, closed),
-        brier=metrics.brier(right, points),
-        ks=more_metrics.certified_ks(right, points, points).value,
-        mce=more_metrics.certified_mce(right, points, points, bins, edges, closed).value,
+        ece=ece.ece(right, points, bins, edges, closed),
+        brier=brier.brier(right, points),
+        ks=ks.ks(right, points),
+        mce=mce.mce(right, points, bins, edges, closed),
         accuracy=float(right.mean()),
         confidence=float(points.mean()),
     )
@@ -175,8 +174,11 @@ class AttackResult:
         """
         if self.images is None or self.clean_images is None:
             raise ValueError("images: this result was read from a file, which holds no images")
-        from certcal_ext.attacks.base import confidences
+        from certcal_ext.attacks.ascent import confidences
+        from certcal_ext.attacks.victims import Victim as AnyVictim
 
+        _check.instance("victim", victim, AnyVictim)
+        _check.whole_number("batch_size", batch_size, 1)
         seen = self.settings.get("seen", {name: self.settings.get(name) for name in _NOISE})
         with reporting(progress, "judging by fresh noises", "images") as report:
             tally = Tally(2 * len(self), report)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from certcal_ext import _check
-from certcal_ext.metrics.brier_ece import certified_ece
+from certcal_ext.metrics.ece import certified_ece
 
 Floats = NDArray[np.float64]
 

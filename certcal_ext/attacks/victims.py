@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +13,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from certcal_ext import _check
-from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED, add_noise
+from certcal_ext.model_checks import checked_allow, checked_base
+from certcal_ext.model_state import full_float32, kept_as_it_is, modes_kept
+from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED, add_noise, drawn_sigma
 from certcal_ext.smoothing.votes import count_votes
 
 Confidence = Literal["scores", "votes"]
@@ -71,16 +73,32 @@ class Victim:
         confidence: ``"scores"``: mean softmax score of the predicted class; ``"votes"``: its share of
             the draws, for which attacks climb the mean score in its place.
         draws: number m of noises.
+        allow: what the model may be, see ``SmoothedClassifier``.
     """
 
-    def __init__(self, model: Any, confidence: Confidence, draws: int) -> None:
+    def __init__(
+        self, model: Any, confidence: Confidence, draws: int, allow: Collection[str] = ()
+    ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-        if confidence not in ("scores", "votes"):
-            raise ValueError(f'confidence: expected "scores" or "votes", got {confidence!r}')
+        _check.choice("confidence", confidence, ("scores", "votes"))
         self.model = model
         self.kind: Confidence = confidence
         self.draws = draws
+        self.allow = checked_allow(allow)
+        self.sigma = 0.0
+
+    def check(self, images: torch.Tensor) -> None:
+        """Looks at the model on a few images before anything is climbed; inside ``evaluation_mode``.
+
+        Args:
+            images: (N, ...) float32.
+
+        Raises:
+            TypeError: the model gives no tensor.
+            ValueError: it is random, depends on its batch, or gives probabilities, and that is not allowed.
+        """
+        checked_base(self.model, images, self.sigma, allow=self.allow)
 
     @property
     def device(self) -> torch.device | None:
@@ -141,7 +159,8 @@ class Victim:
 
     def _logits(self, images: torch.Tensor, ids: torch.Tensor, draws: range) -> torch.Tensor:
         inputs = self.inputs(images, ids, draws)
-        logits: torch.Tensor = self.model(inputs.flatten(0, 1))
+        # A copy, as the model may write into what it is given; where a gradient is wanted, no leaf either.
+        logits: torch.Tensor = self.model(inputs.flatten(0, 1).clone())
         if logits.ndim != 2 or len(logits) != inputs.shape[0] * inputs.shape[1]:
             raise ValueError(
                 f"model: expected logits of shape ({inputs.shape[0] * inputs.shape[1]}, K), got "
@@ -165,6 +184,7 @@ class PlainVictim(Victim):
 
     Args:
         model: any torch module from images (B, ...) in [0, 1] to logits (B, K).
+        allow: what the model may be, see ``SmoothedClassifier``.
 
     Raises:
         TypeError: ``model`` is no torch module.
@@ -175,8 +195,8 @@ class PlainVictim(Victim):
         {'victim': 'plain', 'confidence': 'scores', 'draws': 1}
     """
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model, "scores", 1)
+    def __init__(self, model: Any, *, allow: Collection[str] = ()) -> None:
+        super().__init__(model, "scores", 1, allow)
 
 
 class SmoothedVictim(Victim):
@@ -194,6 +214,7 @@ class SmoothedVictim(Victim):
             of the draws. Votes have no gradient: attacks on them climb the mean score.
         first_draw: number of the first draw. The default lies far above those of certification, so
             an attack does not see the noises that certify.
+        allow: what the model may be, see ``SmoothedClassifier``.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -219,12 +240,13 @@ class SmoothedVictim(Victim):
         seed: int = 0,
         confidence: Confidence = "scores",
         first_draw: int = FIRST_DRAW,
+        allow: Collection[str] = (),
     ) -> None:
         first = _check.whole_number("first_draw", first_draw, 0, MAX_DRAWS - 1)
         super().__init__(
-            model, confidence, _check.whole_number("draws", draws, 1, MAX_DRAWS - first)
+            model, confidence, _check.whole_number("draws", draws, 1, MAX_DRAWS - first), allow
         )
-        self.sigma = _check.positive_number("sigma", sigma)
+        self.sigma = drawn_sigma(sigma)
         self.seed = _check.whole_number("seed", seed, 0, MAX_SEED)
         self.first_draw = first
 
@@ -257,6 +279,7 @@ class SmoothedVictim(Victim):
             seed=self.seed,
             confidence=self.kind,
             first_draw=first,
+            allow=self.allow,
         )
 
     def inputs(self, images: torch.Tensor, ids: torch.Tensor, draws: range) -> torch.Tensor:
@@ -286,12 +309,14 @@ def as_victim(model: Any) -> Victim:
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode with gradients; every submodule's own mode comes back, also after an error."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        # An outer inference mode would leave no graph to differentiate.
-        with torch.inference_mode(False):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    # An outer inference mode would leave no graph to differentiate.
+    with modes_kept(model), torch.inference_mode(False):
+        model.eval()
+        yield
+
+
+@contextmanager
+def under_attack(model: torch.nn.Module) -> Iterator[None]:
+    """As ``frozen``, with gradients."""
+    with kept_as_it_is(model), full_float32(), evaluation_mode(model):
+        yield

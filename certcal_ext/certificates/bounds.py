@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,41 +10,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.certificates.validity import failing_intervals, population_mean, population_share
-from certcal_ext.certificates.worst_cases import Choices, Metric, Samples, accepted
+from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.samples import SampleSource
+from certcal_ext.certificates.statements import Subject, sentence
+from certcal_ext.certificates.validity import failing_intervals
+from certcal_ext.intervals.population import population_share
+from certcal_ext.metrics.base import Metric, Options, Samples
 
-SCOPES = ("certified", "all")
 JOINT_METHODS = ("best", "binomial", "union")
 
-_NAMES = {
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-    "ks": "KS calibration error",
-    "mce": "maximum calibration error",
-    "log_loss": "log loss",
-    "selective_risk": "risk among the accepted predictions",
-    "classwise_ece": "class-wise calibration error",
-}
 
-
-@dataclass(frozen=True, eq=False)
-class RowBounds:
-    """Every sample under attacks of one radius.
+@dataclass(frozen=True)
+class Validity:
+    """What a bound is to hold for, beside the given intervals.
 
     Attributes:
-        radius: l2 radius, in pixel units.
-        certified: (N,) bool, whether the prediction is certified.
-        lower: (N,) lower ends of the confidence in the row's class under attack, for uncertified samples too.
-        upper: (N,) upper ends.
-        gap: (N,) the largest possible abs(correctness - confidence), whatever class an attack makes of the sample; None
-            without labels.
+        delta: failure probability of each bound below; None: there is none.
+        joint: how it holds for all draws together, of ``JOINT_METHODS``.
+        population: whether it is also to hold for the population.
     """
 
-    radius: float
-    certified: NDArray[np.bool_]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
-    gap: NDArray[np.float64] | None
+    delta: float | None = None
+    joint: str = "best"
+    population: bool = False
+
+    @classmethod
+    def of(cls, delta: Any, joint: Any, population: Any) -> Validity:
+        """The options, checked.
+
+        Raises:
+            TypeError: an option of the wrong kind.
+            ValueError: an option out of range, or options that do not go together.
+        """
+        _check.choice("joint", joint, JOINT_METHODS)
+        risk = None if delta is None else _check.failure_probability("delta", delta)
+        if _check.flag("population", population) and risk is None:
+            raise ValueError(
+                "population: expected delta with it, the probability that the bound fails"
+            )
+        return cls(risk, joint, bool(population))
+
+    def require(self, metric: Metric, options: Options, made: Provenance) -> None:
+        """Raises unless the metric has such bounds for these certificates.
+
+        Raises:
+            ValueError: a bound for the population where there is none.
+        """
+        if not self.population:
+            return
+        reason = metric.no_population(options)
+        if reason is None and made.stopping is not None:
+            reason = (
+                "population: expected False, as these samples stopped early: the plan of their draws was made of all of "
+                "them, so that their terms are no independent draws of a population"
+            )
+        if reason is not None:
+            raise ValueError(reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +78,15 @@ class MetricCurve:
         radius: l2 radii, in pixel units.
         samples: int64, how many samples the average is over.
         plain: of the point estimates of the certified samples, without attack; nan where there are none.
-        worst: the exact worst case over confidences inside the intervals, given that all of these hold.
+        worst: the exact worst case over confidences inside the intervals, given that all of these hold; of a metric that an
+            attack lowers (``metrics.base.Metric.lowest``) the smallest value, and all bounds are from below.
         joint: holds with probability at least 1 - delta over all draws of the data set at once; None without ``delta``.
         population: holds with probability at least 1 - delta for the expectation over the population that the test set is
             drawn from (and over the draws); None where not asked for.
         delta: failure probability of ``joint`` and of ``population``, each.
         failures: how many intervals may fail in the binomial bound of ``joint``; None where it was not used.
         method: (R,) "binomial" or "union", which gave ``joint``; None without ``delta``.
+        subject: what its sentences are about; None: not known.
     """
 
     metric: str
@@ -79,10 +100,16 @@ class MetricCurve:
     delta: float | None = None
     failures: int | None = None
     method: NDArray[np.str_] | None = None
+    subject: Subject | None = None
 
     def __len__(self) -> int:
         """Number of radii."""
         return int(self.radius.size)
+
+    @property
+    def value(self) -> NDArray[np.float64]:
+        """(R,) the bound that was asked for: ``joint`` where there is one, else ``worst``."""
+        return self.worst if self.joint is None else self.joint
 
     def statement(self, at: int = -1) -> str:
         """The sentence that may be quoted for radius number ``at``.
@@ -93,263 +120,129 @@ class MetricCurve:
         Returns:
             One or two sentences.
         """
-        of = "certified" if self.scope == "certified" else "test"
-        who = f"over the {self.samples[at]:,} {of} samples"
-        name, radius = _NAMES[self.metric], float(self.radius[at])
-        if self.samples[at] == 0:
-            return f"No sample is certified at radius {radius:g}, so there is no {name} to bound."
-        bound = self.worst if self.joint is None else self.joint
-        if not np.isfinite(bound[at]):
-            return (
-                f"No finite bound on the {name} {who} can be given at radius {radius:g}: a confidence may reach 0 or 1 "
-                "where it is wrong. Report confidences that are clipped (clip=)."
-            )
-        if self.joint is None:
-            return (
-                f"Where all intervals hold, no l2 attack of size {radius:g} on every sample at once raises the {name} "
-                f"{who} above {_up(self.worst[at])}."
-            )
-        sure = f"With probability at least {1 - (self.delta or 0):.6g} over the noise draws of the whole data set"
-        text = f"{sure}, no l2 attack of size {radius:g} raises the {name} {who} above {_up(self.joint[at])}."
-        if self.population is not None:
-            text += (
-                f" With the same probability, also over the choice of the test set, its expectation for new samples of this "
-                f"kind stays at or below {_up(self.population[at])}."
-            )
-        return text
-
-
-def _up(value: float) -> str:
-    return f"{np.ceil(value * 1e4) / 1e4:.4f}"
+        return sentence(self, _check.position("at", at, self.radius.size))
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """What the certificates tell this module; see ``Certificates.bound``.
+class _Joint:
+    """The ways in which a bound is made to hold for all draws together.
 
     Attributes:
-        rows: bounds of every row at a radius, as the certificates stand.
-        rows_at_level: the same at another failure probability of a row; None where the draws are not there.
-        correct: (N,) uint8.
-        confidence: (N,) point estimates, nan where there is none; None where there are none at all.
-        alpha: failure probability of a row's interval; None for another verifier's intervals.
-        factor: by which a row's whole statement may fail more often (see ``evidence.row_factor``).
+        failures: how many intervals may fail, or None where that is not used.
+        union: the samples with intervals that all hold at once, or None.
     """
 
-    rows: Callable[[float], RowBounds]
-    rows_at_level: Callable[[float], Callable[[float], RowBounds] | None]
-    correct: NDArray[np.uint8]
-    confidence: NDArray[np.float64] | None
-    alpha: float | None
-    factor: float
+    failures: int | None
+    union: SampleSource | None
 
-    @property
-    def row_alpha(self) -> float:
-        """The failure probability of a row's whole statement.
+    @classmethod
+    def of(cls, source: SampleSource, validity: Validity) -> _Joint:
+        """What the draws allow.
 
         Raises:
-            ValueError: it is not known.
+            ValueError: it is not known how often intervals fail, or they cannot be made surer.
         """
-        if self.alpha is None:
-            raise ValueError(
-                "delta: expected None, as it is not known how often these intervals fail (another verifier's)"
-            )
-        return min(1.0, self.alpha * self.factor)
-
-    def restricted(self, inside: dict[float, NDArray[np.bool_]]) -> Source:
-        """The same with fewer samples certified: by radius, the (N,) that may count."""
-
-        def rows(radius: float) -> RowBounds:
-            known = self.rows(radius)
-            return dataclasses.replace(known, certified=known.certified & inside[radius])
-
-        return dataclasses.replace(self, rows=rows)
-
-
-def metric_curve(
-    source: Source,
-    metric: Metric,
-    radii: NDArray[np.float64],
-    choices: Choices,
-    scope: str,
-    delta: float | None,
-    joint: str,
-    population: bool,
-) -> MetricCurve:
-    """The curve; arguments are checked by ``Certificates.bound``, which documents them."""
-    total = source.correct.size
-    failures = None
-    union = None
-    risk = 0.0
-    if delta is not None:
-        alpha = source.row_alpha
-        risk = delta / 2 if joint == "best" else delta
-        if joint != "union":
-            failures = failing_intervals(total, alpha, risk)
-        if joint != "binomial":
-            union = source.rows_at_level(risk / total / source.factor)
-        if union is None and joint == "union":
+        if validity.delta is None:
+            return cls(None, None)
+        alpha, delta, how = source.row_alpha, validity.delta, validity.joint
+        risk = delta / 2 if how == "best" else delta
+        union = None if how == "binomial" else source.surer(risk / source.total)
+        if union is None and how == "union":
             raise ValueError(
                 'joint: expected "binomial", as these certificates do not hold the draws that "union" needs, or '
                 "delta / N is too small for an interval"
             )
-        if union is None and joint == "best":  # nothing to share delta with
-            risk, failures = delta, failing_intervals(total, alpha, delta)
-    names = ("samples", "plain", "worst", "joint", "method", "population")
-    columns: dict[str, list[Any]] = {name: [] for name in names}
+        if union is None:  # nothing to share delta with
+            risk = delta
+        failures = None if how == "union" else failing_intervals(source.total, alpha, risk)
+        return cls(failures, union)
+
+    def bounds(
+        self, source: SampleSource, metric: Metric, options: Options, radius: float
+    ) -> tuple[Samples, dict[str, float]]:
+        """The samples at a radius; by name "worst" and the joint bounds of a metric over them, nan without samples."""
+        samples, inside = source.at(radius)
+        if not len(samples):
+            ways = {"binomial": self.failures, "union": self.union}
+            return samples, {"worst": np.nan} | {
+                way: np.nan for way, used in ways.items() if used is not None
+            }
+        worst = metric.worst(samples, options)
+        found = {}
+        if self.failures is not None:
+            found["binomial"] = metric.failed(samples, options, self.failures)
+        if self.union is not None:
+            found["union"] = metric.worst(self.union.at(radius, inside)[0], options)
+        # Rounded another way, a bound that says less could come out a bit on the other side.
+        return samples, {"worst": worst} | {
+            way: metric.looser(worst, value) for way, value in found.items()
+        }
+
+
+def metric_curve(
+    source: SampleSource,
+    metric: Metric,
+    radii: NDArray[np.float64],
+    options: Options,
+    validity: Validity,
+) -> MetricCurve:
+    """The curve; ``Certificates.bound`` documents it and checks the arguments."""
+    ways = _Joint.of(source, validity)
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("samples", "plain", "worst", "joint", "method", "population")
+    }
     for radius in radii:
-        rows = source.rows(float(radius))
-        samples = _samples(source, rows, rows.certified, scope)
+        samples, bounds = ways.bounds(source, metric, options, float(radius))
         columns["samples"].append(len(samples))
-        empty = not len(samples)
-        columns["plain"].append(np.nan if empty else metric.plain(samples, choices))
-        columns["worst"].append(np.nan if empty else metric.worst(samples, choices))
-        if delta is None:
-            continue
-        options = {}
-        if failures is not None:
-            options["binomial"] = np.nan if empty else metric.failed(samples, choices, failures)
-        if union is not None:
-            surer = union(float(radius))
-            again = _samples(source, surer, rows.certified, scope)
-            options["union"] = np.nan if empty else metric.worst(again, choices)
-        best = min(options, key=lambda name: (not np.isfinite(options[name]), options[name]))
-        columns["joint"].append(options[best])
-        columns["method"].append(best)
-        if population:
+        columns["plain"].append(metric.plain(samples, options))
+        columns["worst"].append(bounds.pop("worst"))
+        if bounds:
+            best = metric.tightest(bounds)
+            columns["joint"].append(bounds[best])
+            columns["method"].append(best)
+        if validity.population:
             columns["population"].append(
-                np.nan
-                if empty
-                else _population(source, metric, samples, choices, delta, total, scope)
+                _population(source, metric, samples, options, validity.delta or 0.0)
             )
+    kinds: dict[str, Any] = {"samples": np.int64, "method": np.str_}
+    arrays = {
+        name: read_only(np.array(values, kinds.get(name, np.float64)))
+        for name, values in columns.items()
+    }
+    for name, made in (
+        ("joint", validity.delta),
+        ("method", validity.delta),
+        ("population", validity.population or None),
+    ):
+        if made is None:
+            del arrays[name]
     return MetricCurve(
         metric=metric.name,
-        scope=scope,
+        scope=source.scope,
         radius=read_only(radii.copy()),
-        samples=read_only(np.array(columns["samples"], np.int64)),
-        plain=read_only(np.array(columns["plain"], np.float64)),
-        worst=read_only(np.array(columns["worst"], np.float64)),
-        joint=None if delta is None else read_only(np.array(columns["joint"], np.float64)),
-        population=read_only(np.array(columns["population"], np.float64)) if population else None,
-        delta=delta,
-        failures=failures,
-        method=None if delta is None else read_only(np.array(columns["method"], np.str_)),
-    )
-
-
-def _samples(source: Source, rows: RowBounds, inside: NDArray[np.bool_], scope: str) -> Samples:
-    """Certified and other samples of a scope. Rows ``inside`` it that ``rows`` does not certify count as others."""
-    keep = rows.certified & inside
-    rest = ~keep if scope == "all" else inside & ~keep
-    gap = rows.gap
-    assert gap is not None  # labels were asked for before
-    confidence = None if source.confidence is None else source.confidence[keep]
-    if confidence is not None and np.isnan(confidence).any():
-        confidence = None
-    return Samples(
-        correct=source.correct[keep],
-        lower=rows.lower[keep],
-        upper=rows.upper[keep],
-        confidence=confidence,
-        gap=gap[rest],
+        delta=validity.delta,
+        failures=ways.failures,
+        subject=Subject(source.provenance, source.total, options, source.among is not None),
+        **arrays,
     )
 
 
 def _population(
-    source: Source,
-    metric: Metric,
-    samples: Samples,
-    choices: Choices,
-    delta: float,
-    total: int,
-    scope: str,
+    source: SampleSource, metric: Metric, samples: Samples, options: Options, delta: float
 ) -> float:
     """A bound on the expectation over the population, at 1 - delta.
 
     In scope "certified" the samples are independent draws of the population given that it is certified, and given that, a
     row fails with probability at most alpha / P(certified), where the latter is bounded from below by its share.
     """
-    alpha = source.row_alpha
-    risk = delta
-    if scope == "certified":
+    if not len(samples):
+        return np.nan
+    alpha, risk = source.row_alpha, delta
+    if source.scope == "certified":
         risk = delta / 2
-        alpha = min(1.0, alpha / max(population_share(len(samples), total, delta / 2), 1e-300))
-    if metric.name == "selective_risk":
-        stay, wrong = accepted(samples, choices)
-        n = len(samples)
-        most_wrong = 1.0 - population_share(n - wrong, n, risk / 2) + alpha
-        least_right = max(population_share(stay, n, risk / 2) - alpha, 0.0)
-        return min(1.0, most_wrong / (most_wrong + least_right) * (1.0 + 1e-12))
-    assert metric.terms is not None
-    terms, most = metric.terms(samples, choices)
-    return min(most, (population_mean(terms, risk, most) + alpha * most) * (1.0 + 1e-12))
-
-
-def largest_gap(
-    correct: NDArray[np.uint8],
-    lower: NDArray[np.float64],
-    upper: NDArray[np.float64],
-    image: Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]],
-    top: bool,
-) -> NDArray[np.float64]:
-    """(N,) the largest abs(correctness - confidence) that an attack can reach, whatever class it makes the prediction.
-
-    Let A be the row's class, with confidence z in [lower, upper]. While the prediction is A the gap is 1 - z (right) or z
-    (wrong). Another class B has at most 1 - z, and if A is right then B is wrong, with a gap of at most 1 - z. If A is
-    wrong, B may be right, with a confidence of at least z where the prediction is the class of highest confidence, and of
-    at least 0 where it is not.
-
-    Args:
-        correct: (N,) whether A is right.
-        lower: (N,) lower ends of z.
-        upper: (N,) upper ends of z.
-        image: outward images, (rounded down, rounded up), of confidences under the recalibration map.
-        top: whether the prediction is the class of highest confidence (votes), or is chosen otherwise (scores).
-
-    Returns:
-        The gaps, rounded up.
-    """
-    other = image(np.minimum(np.nextafter(1.0 - lower, 2.0), 1.0))[1]  # of another class, at most
-    stays_right = np.nextafter(1.0 - image(lower)[0], 2.0)
-    turns_right = stays_right if top else np.ones_like(lower)
-    wrong = np.maximum(image(upper)[1], turns_right)
-    return np.minimum(np.maximum(np.where(correct != 0, stays_right, wrong), other), 1.0)
-
-
-def check_choices(
-    metric: Metric, scope: Any, delta: Any, joint: Any, population: Any, clip: Any, threshold: Any
-) -> tuple[float | None, float | None, float]:
-    """Checks the options of ``Certificates.bound``; returns delta, clip and threshold as floats.
-
-    Raises:
-        TypeError: an option of the wrong kind.
-        ValueError: an option out of range, or options that do not go together.
-    """
-    if scope not in SCOPES:
-        raise ValueError(f"scope: expected one of {', '.join(SCOPES)}, got {scope!r}")
-    if joint not in JOINT_METHODS:
-        raise ValueError(f"joint: expected one of {', '.join(JOINT_METHODS)}, got {joint!r}")
-    risk = None if delta is None else _check.failure_probability("delta", delta)
-    least = None if clip is None else _check.real_number("clip", clip)
-    if least is not None and not 0 < least < 0.5:
-        raise ValueError(f"clip: expected a number above 0 and below 0.5, got {clip}")
-    accept = _check.real_number("threshold", threshold)
-    if not 0 <= accept <= 1:
-        raise ValueError(f"threshold: expected a confidence from 0 to 1, got {threshold}")
-    if population:
-        if risk is None:
-            raise ValueError(
-                "population: expected delta with it, the probability that the bound fails"
-            )
-        if metric.terms is None and metric.name != "selective_risk":
-            raise ValueError(
-                f"population: expected brier, log_loss or selective_risk, which are means over samples, got {metric.name}"
-            )
-        if metric.name == "log_loss" and least is None:
-            raise ValueError(
-                "clip: expected a number for the population's log loss, which is unbounded without"
-            )
-    return risk, least, accept
+        certified = population_share(len(samples), source.total, delta / 2)
+        alpha = min(1.0, alpha / max(certified, 1e-300))
+    return metric.population(samples, options, risk, alpha)
 
 
 def read_only(values: NDArray[Any]) -> NDArray[Any]:

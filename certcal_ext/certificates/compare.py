@@ -5,15 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.certificates.bounds import MetricCurve, RowBounds, metric_curve, read_only
+from certcal_ext.certificates.bounds import MetricCurve, Validity, metric_curve, read_only
 from certcal_ext.certificates.certificates import Certificates
-from certcal_ext.certificates.worst_cases import Choices, metric_of
+from certcal_ext.metrics.accuracy import METRIC as ACCURACY
+from certcal_ext.metrics.base import MetricOptions, Options
+from certcal_ext.metrics.registry import metric_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 COMPARISONS = ("intersection", "all", "certified")
 
@@ -30,7 +35,7 @@ class Comparison:
         radius: (R,) l2 radii, in pixel units.
         curves: by name of the model.
         accuracy: by name of the model, (R,) share of the compared samples that the model gets right (scope "all": and
-            certified).
+            certified), rounded down.
     """
 
     metric: str
@@ -40,10 +45,11 @@ class Comparison:
     accuracy: dict[str, NDArray[np.float64]]
 
     def best(self, at: int) -> str | None:
-        """The model with the lowest worst case at radius number ``at``; None where no sample is compared."""
+        """The model with the best worst case at radius number ``at``; None where no sample is compared."""
+        _check.position("at", at, self.radius.size)
         worst = {name: float(curve.worst[at]) for name, curve in self.curves.items()}
         known = {name: value for name, value in worst.items() if not np.isnan(value)}
-        return min(known, key=lambda name: known[name]) if known else None
+        return metric_of(self.metric).tightest(known) if known else None
 
 
 def compare(
@@ -52,11 +58,7 @@ def compare(
     metric: str = "ece",
     *,
     samples: str = "intersection",
-    bins: int = 15,
-    edges: Any = None,
-    closed: str = "right",
-    clip: float | None = None,
-    threshold: float = 0.5,
+    **options: Unpack[MetricOptions],
 ) -> Comparison:
     """Compares models by a worst-case metric.
 
@@ -68,18 +70,15 @@ def compare(
         radii: (R,) l2 radii, or one, in pixel units.
         metric: as in ``Certificates.bound``.
         samples: "intersection", "all" or "certified".
-        bins: number of bins of equal width; not used where ``edges`` is given.
-        edges: (M + 1,) strictly increasing from 0 to 1.
-        closed: which end of a bin belongs to it.
-        clip: as in ``Certificates.bound``.
-        threshold: as in ``Certificates.bound``.
+        **options: how the metric is defined, as in ``Certificates.bound``.
 
     Returns:
         ``Comparison``.
 
     Raises:
         TypeError: a model that is no ``Certificates``, or an argument of the wrong kind.
-        ValueError: fewer than two models, samples or labels that differ, or an argument out of range.
+        ValueError: fewer than two models, samples, labels or norms that differ, an argument out of range, or, but for "all",
+            a radius that a model's run was not planned for (``Certificates.planned_radii``).
 
     Source:
         The scopes: this project (docs/validity.md).
@@ -91,64 +90,73 @@ def compare(
         >>> result.curves["a"].samples, result.best(0)
         (array([1, 1]), 'a')
     """
-    if samples not in COMPARISONS:
-        raise ValueError(f"samples: expected one of {', '.join(COMPARISONS)}, got {samples!r}")
+    _check.choice("samples", samples, COMPARISONS)
+    _check.options("compare", options, MetricOptions)
     asked = _check.radii("radii", radii)
-    measure = metric_of(metric)
-    borders = _check.bin_edges(bins, edges)
-    choices = Choices(borders, "left" if _check.closed_left(closed) else "right", clip, threshold)
-    aligned = _aligned(models)
+    measure, settings = metric_of(metric), Options.of(**options)
+    rows = aligned(models)
     common = {
         float(radius): np.logical_and.reduce(
-            [made.rows_at(radius).certified for made in aligned.values()]
+            [model.rows_at(radius).certified for model in rows.values()]
         )
         for radius in asked
     }
     curves, accuracy = {}, {}
-    for name, made in aligned.items():
-        scope = "all" if samples == "all" else "certified"
-        source = made.source(scope)
+    for name, model in rows.items():
+        source = model.source(
+            "all" if samples == "all" else "certified", asked, of_classes=measure.of_classes
+        )
         if samples == "intersection":
             source = source.restricted(common)
-        curves[name] = metric_curve(source, measure, asked, choices, scope, None, "best", False)
-        accuracy[name] = read_only(
-            np.array(
-                [_accuracy(source.rows(float(radius)), source.correct, scope) for radius in asked]
-            )
-        )
+        curves[name] = metric_curve(source, measure, asked, settings, Validity())
+        counted = model.source(source.scope, asked)
+        counted = counted if source.among is None else counted.restricted(source.among)
+        accuracy[name] = metric_curve(counted, ACCURACY, asked, settings, Validity()).worst
     return Comparison(metric, samples, read_only(asked.copy()), curves, accuracy)
 
 
-def _accuracy(rows: RowBounds, correct: NDArray[np.uint8], scope: str) -> float:
-    right = float(np.count_nonzero(correct[rows.certified]))
-    total = correct.size if scope == "all" else np.count_nonzero(rows.certified)
-    return right / total if total else float("nan")
+def _require_one_norm(models: Mapping[str, Certificates], argument: str) -> None:
+    """Raises unless one radius means the same attacks for every model."""
+    (first, norm), *others = ((name, model.provenance.norm) for name, model in models.items())
+    for name, other in others:
+        if other != norm:
+            said = [
+                f"the {one} norm in {of!r}" if one else f"an unnamed norm in {of!r}"
+                for of, one in ((first, norm), (name, other))
+            ]
+            raise ValueError(
+                f"{argument}: expected one norm, as a radius means other attacks in another, got {said[0]} and {said[1]}"
+            )
 
 
-def _aligned(models: Mapping[str, Certificates]) -> dict[str, Certificates]:
-    """The same rows in the same order."""
+def aligned(
+    models: Mapping[str, Certificates], argument: str = "models"
+) -> dict[str, Certificates]:
+    """The same rows in the order of ``index``; refused under the name of an argument where they are not the same."""
     if not isinstance(models, Mapping) or len(models) < 2:
-        raise ValueError("models: expected at least two certificates by name")
+        raise ValueError(f"{argument}: expected at least two certificates by name")
     result: dict[str, Certificates] = {}
     first: tuple[str, Any, Any] | None = None
-    for name, made in models.items():
-        if not isinstance(made, Certificates):
+    for name, model in models.items():
+        if not isinstance(model, Certificates):
             raise TypeError(
-                f"models: expected Certificates for {name!r}, got {type(made).__name__}"
+                f"{argument}: expected Certificates for {name!r}, got {type(model).__name__}"
             )
-        order = np.argsort(made.table.column("index").to_numpy(), kind="stable")
-        sorted_rows = made.select(order)
+    _require_one_norm(models, argument)
+    for name, model in models.items():
+        order = np.argsort(model.table.column("index").to_numpy(), kind="stable")
+        sorted_rows = model.select(order)
         index = sorted_rows.table.column("index").to_numpy()
         labels = sorted_rows.table.column("label").to_pylist()
         if np.unique(index).size != index.size:
-            raise ValueError(f"models: expected each sample once, got one twice in {name!r}")
+            raise ValueError(f"{argument}: expected each sample once, got one twice in {name!r}")
         if first is None:
             first = name, index, labels
         elif not np.array_equal(index, first[1]):
             raise ValueError(
-                f"models: expected the samples of {first[0]!r} in {name!r} too (column index)"
+                f"{argument}: expected the samples of {first[0]!r} in {name!r} too (column index)"
             )
         elif labels != first[2]:
-            raise ValueError(f"models: expected the labels of {first[0]!r} in {name!r} too")
+            raise ValueError(f"{argument}: expected the labels of {first[0]!r} in {name!r} too")
         result[name] = sorted_rows
     return result

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from certcal_ext import _threads
 from certcal_ext._load import core
+from certcal_ext._rounding import constant_and_skill
+from certcal_ext.bins import Bins
 from certcal_ext.intervals.clopper_pearson import Interval, probit
-from certcal_ext.metrics.brier_ece import brier as plain_brier_score
-from certcal_ext.metrics.brier_ece import certified_brier, certified_ece, ece
+from certcal_ext.metrics.brier import brier as plain_brier_score
+from certcal_ext.metrics.brier import certified_brier
+from certcal_ext.metrics.ece import certified_ece, ece
 
 #: Radii whose tables are in memory at the same time take at most about this many bytes.
 _TABLE_BYTES = 64 * 2**20
@@ -67,9 +70,9 @@ class Curve:
         certified_ece: exact worst-case ECE.
         brier: plain Brier score of the point estimates; nan where there are no estimates.
         certified_brier: exact worst-case Brier score.
-        constant_brier: what a constant confidence equal to ``accuracy`` scores, acc(1 - acc).
-        skill: 1 - certified_brier / constant_brier; the certificate says nothing unless it is above
-            0. nan where ``constant_brier`` is 0.
+        constant_brier: what a constant confidence equal to ``accuracy`` scores, acc(1 - acc); rounded down.
+        skill: 1 - certified_brier / constant_brier, rounded down; the certificate says nothing unless it is
+            above 0. nan where ``constant_brier`` is 0.
     """
 
     radius: NDArray[np.float64]
@@ -207,8 +210,7 @@ def smoothing_curve(
     correct: NDArray[np.uint8],
     radii: NDArray[np.float64],
     shifts: NDArray[np.float64],
-    edges: NDArray[np.float64],
-    closed_left: bool,
+    cells: Bins,
 ) -> Curve:
     """The curve of a smoothed classifier: one fused pass over the samples for all radii.
 
@@ -217,13 +219,12 @@ def smoothing_curve(
         correct: (N,) uint8, 1 where the prediction is right.
         radii: (R,) l2 radii.
         shifts: (R,) radius / sigma, rounded up.
-        edges: (M + 1,) edges of the bins.
-        closed_left: whether bins are [e, e').
+        cells: the bins.
 
     Returns:
         ``Curve``.
     """
-    bins, count, threads = edges.size - 1, radii.size, _threads.num_threads()
+    bins, count, threads = len(cells), radii.size, _threads.num_threads()
     summary = np.zeros((count, 6))
     step = max(1, _TABLE_BYTES // (2 * bins * bins * 5 * 8))
     for begin in range(0, count, step):
@@ -238,69 +239,55 @@ def smoothing_curve(
             groups.probit_lower,
             groups.probit_upper,
             part,
-            edges,
-            closed_left,
+            cells.edges,
+            cells.closed_left,
             tables,
             clean,
             brier,
             threads=threads,
         )
-        core.summarize(tables, clean, brier, edges, summary[begin : begin + step], threads=threads)
-    certified, right = summary[:, 0], summary[:, 1]
-    metrics = np.where(certified[:, None] > 0, summary[:, 2:], np.nan)
-    accuracy = np.divide(right, certified, out=np.full(count, np.nan), where=certified > 0)
-    return _curve(
-        radii, certified.astype(np.int64), correct.size, right, accuracy, *metrics.T.copy()
-    )
+        core.summarize(
+            tables, clean, brier, cells.edges, summary[begin : begin + step], threads=threads
+        )
+    return _curve(radii, correct.size, summary)
 
 
-def curve_of_sets(
-    sets: list[CertifiedSet], total: int, edges: NDArray[np.float64], closed: str
-) -> Curve:
+def curve_of_sets(sets: list[CertifiedSet], total: int, cells: Bins) -> Curve:
     """The curve of any certificates, from the certified set of each radius.
 
     Args:
         sets: one a radius, with labels.
         total: number of samples that were drawn for.
-        edges: (M + 1,) edges of the bins.
-        closed: ``"right"`` or ``"left"``.
+        cells: the bins.
 
     Returns:
         ``Curve``.
     """
-    rows = np.full((len(sets), 7), np.nan)
-    for row, chosen in zip(rows, sets, strict=True):
+    summary = np.full((len(sets), 6), np.nan)
+    for row, chosen in zip(summary, sets, strict=True):
         row[:2] = len(chosen), 0
         if not len(chosen):
             continue
         right, point = chosen.correct, chosen.confidence
         assert right is not None  # labels were asked for before
-        worst = certified_brier(right, chosen.lower, chosen.upper)
         row[1] = np.count_nonzero(right)
-        row[2] = worst.accuracy
         if point is not None:
-            row[3] = ece(right, point, edges=edges, closed=closed)
-            row[5] = plain_brier_score(right, point)
-        row[4] = certified_ece(right, chosen.lower, chosen.upper, edges=edges, closed=closed).value
-        row[6] = worst.value
-    radii = np.array([chosen.radius for chosen in sets])
-    columns = rows.T.copy()
-    return _curve(radii, columns[0].astype(np.int64), total, *columns[1:])
+            row[2], row[4] = ece(right, point, cells), plain_brier_score(right, point)
+        row[3] = certified_ece(right, chosen.lower, chosen.upper, cells).value
+        row[5] = certified_brier(right, chosen.lower, chosen.upper).value
+    return _curve(np.array([chosen.radius for chosen in sets]), total, summary)
 
 
-def _curve(
-    radii: NDArray[np.float64],
-    certified: NDArray[np.int64],
-    total: int,
-    right: NDArray[np.float64],
-    accuracy: NDArray[np.float64],
-    plain_ece: NDArray[np.float64],
-    worst_ece: NDArray[np.float64],
-    plain_brier: NDArray[np.float64],
-    worst_brier: NDArray[np.float64],
-) -> Curve:
-    constant = accuracy * (1.0 - accuracy)
-    ratio = np.divide(worst_brier, constant, out=np.full(radii.size, np.nan), where=constant > 0)
+def _curve(radii: NDArray[np.float64], total: int, summary: NDArray[np.float64]) -> Curve:
+    """From (R, 6) columns: certified, right ones of these, plain and worst ECE, plain and worst Brier score."""
+    certified, right = summary[:, 0].astype(np.int64), summary[:, 1]
+    plain_ece, worst_ece, plain_brier, worst_brier = np.where(
+        certified[:, None] > 0, summary[:, 2:], np.nan
+    ).T.copy()
+    accuracy = np.divide(right, certified, out=np.full(radii.size, np.nan), where=certified > 0)
+    counts = zip(right.tolist(), certified.tolist(), worst_brier.tolist(), strict=True)
+    yardstick = [constant_and_skill(int(hits), n, bound) for hits, n, bound in counts]
+    constant, skill = np.array(yardstick, np.float64).reshape(-1, 2).T.copy()
     arrays: dict[str, NDArray[Any]] = {
         "radius": radii.copy(),
         "certified": certified,
@@ -312,7 +299,7 @@ def _curve(
         "brier": plain_brier,
         "certified_brier": worst_brier,
         "constant_brier": constant,
-        "skill": 1.0 - ratio,
+        "skill": skill,
     }
     for values in arrays.values():
         values.flags.writeable = False

@@ -20,7 +20,18 @@ Kind = Literal["votes", "scores", "log", "intervals"]
 Interval = Literal["clopper-pearson", "sequence", "hoeffding", "bernstein", "betting", "cdf"]
 
 #: Version of the stored form; raised when a reader of an older one would misread it.
-_FORMAT = 2
+_FORMAT = 3
+
+#: Up to this form every table said l2, those of intervals too, whatever norm they hold in.
+_ALWAYS_L2 = 2
+
+#: The norms that have a name here, by how others write them.
+_NORMS = {
+    **dict.fromkeys(("0", "l0", "l_0"), "l0"),
+    **dict.fromkeys(("1", "1.0", "l1", "l_1"), "l1"),
+    **dict.fromkeys(("2", "2.0", "l2", "l_2", "euclidean"), "l2"),
+    **dict.fromkeys(("inf", "linf", "l_inf", "l-inf", "linfty", "l_infty", "infinity"), "linf"),
+}
 
 
 _TEXTS = (
@@ -44,13 +55,41 @@ def created_now() -> str:
     Raises:
         ValueError: SOURCE_DATE_EPOCH is no such number.
     """
-    given = os.environ.get(_EPOCH)
-    if given is None:
+    seconds = os.environ.get(_EPOCH)
+    if seconds is None:
         return datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
-        return datetime.fromtimestamp(int(given), timezone.utc).isoformat(timespec="seconds")
+        return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError) as error:
-        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {given!r}") from error
+        raise ValueError(f"{_EPOCH}: expected seconds since 1970, got {seconds!r}") from error
+
+
+def norm_name(norm: Any) -> str:
+    """The name under which a norm is stored and compared.
+
+    Args:
+        norm: "l2", "linf", ..., as a number (2, ``math.inf``), or any other short text, which is kept as it is.
+
+    Returns:
+        "l0", "l1", "l2", "linf", or the text itself.
+
+    Raises:
+        TypeError: neither text nor a number.
+        ValueError: an empty text.
+
+    Source:
+        This project.
+
+    Example:
+        >>> norm_name("L_inf"), norm_name(2)
+        ('linf', 'l2')
+    """
+    if isinstance(norm, bool) or not isinstance(norm, str | int | float):
+        raise TypeError(f'norm: expected a text such as "l2" or "linf", got {norm!r}')
+    text = norm.strip() if isinstance(norm, str) else _check.shown(norm)
+    if not text:
+        raise ValueError(f"norm: expected the name of a norm, got {norm!r}")
+    return _NORMS.get(text.lower(), text)
 
 
 @dataclass(frozen=True)
@@ -65,15 +104,18 @@ class Provenance:
         n0: draws that selected the class.
         n: draws that estimated its probability.
         seed: key of the noise.
-        radius: l2 radius at which intervals of another verifier hold; None: whatever radius is
-            asked for.
+        radius: size of the attacks that intervals of another verifier hold against; None: whatever
+            radius is asked for.
         num_classes: number of classes.
         model_hash: hash of the model's weights.
         precision: number format in which the model ran.
-        norm: norm of the attack.
+        norm: norm of the attack. Gaussian smoothing certifies "l2", which None stands for there;
+            intervals of another verifier have the norm that they were given with, and a ``radius``
+            with it; None: the verifier's, which no sentence may then name.
         interval: how intervals were made from draws; None: Clopper-Pearson, or another verifier.
         recalibration: JSON of the monotone map that confidences go through, or None.
         stopping: JSON of the rule by which samples stopped early, or None.
+        event_sigmas: of a stack (``stack``), the sigma of the noise of each model, the one that predicts first; or None.
         source: file or tool that the numbers came from.
         torch_version: version of torch that ran the model.
         package_version: version of this package that made the certificate.
@@ -99,10 +141,11 @@ class Provenance:
     num_classes: int | None = None
     model_hash: str | None = None
     precision: str | None = None
-    norm: str = "l2"
+    norm: str | None = None
     interval: str | None = None
     recalibration: str | None = None
     stopping: str | None = None
+    event_sigmas: tuple[float, ...] | None = None
     source: str | None = None
     torch_version: str | None = None
     package_version: str = core.__version__
@@ -112,10 +155,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         """Checks every field, whether it came from a caller or from a file."""
-        if self.kind not in get_args(Kind):
-            raise ValueError(
-                f"kind: expected one of {', '.join(get_args(Kind))}, got {self.kind!r}"
-            )
+        _check.choice("kind", self.kind, get_args(Kind))
         smoothed = self.kind != "intervals"
         if smoothed or self.sigma is not None:
             _check.positive_number("sigma", self.sigma)
@@ -128,18 +168,55 @@ class Provenance:
                 _check.whole_number(name, getattr(self, name), least)
         if self.radius is not None:
             _check.radius("radius", self.radius)
-        if self.interval not in (None, *get_args(Interval)):
-            raise ValueError(
-                f"interval: expected one of {', '.join(get_args(Interval))}, got {self.interval!r}"
-            )
+        self._settle_norm(smoothed)
+        if self.interval is not None:
+            _check.choice("interval", self.interval, get_args(Interval))
         for name in _TEXTS:
             _require_text(name, getattr(self, name), optional=True)
-        for name in ("norm", "package_version", "created"):
+        self._check_events()
+        _ = self.planned_radii  # raises where the rules of stopping are none
+        for name in ("package_version", "created"):
             _require_text(name, getattr(self, name), optional=False)
         if not isinstance(self.notes, tuple):
             raise TypeError(f"notes: expected a tuple of str, got {type(self.notes).__name__}")
         for note in self.notes:
             _require_text("notes", note, optional=False)
+
+    def _check_events(self) -> None:
+        if self.event_sigmas is None:
+            return
+        sigmas = tuple(
+            _check.positive_number("event_sigmas", sigma)
+            for sigma in _check.items("event_sigmas", self.event_sigmas)
+        )
+        if len(sigmas) < 2 or sigmas[0] != self.sigma or self.kind != "votes" or self.stopping:
+            raise ValueError(
+                f"event_sigmas: expected two or more, sigma = {self.sigma} first, of votes, got {sigmas}"
+            )
+        object.__setattr__(self, "event_sigmas", sigmas)
+
+    def _settle_norm(self, smoothed: bool) -> None:
+        if self.norm is not None:
+            object.__setattr__(self, "norm", norm_name(self.norm))
+        elif smoothed:
+            object.__setattr__(self, "norm", "l2")
+        if self.norm is not None and not smoothed and self.radius is None:
+            raise ValueError(
+                f"radius: expected the size in the {self.norm} norm at which the intervals hold, got None"
+            )
+
+    @property
+    def planned_radii(self) -> tuple[float, ...] | None:
+        """The l2 radii that a run which stopped samples early was planned for; None where none was.
+
+        With labels, only there does the run mean to certify the samples that all draws would certify: elsewhere, wrong
+        samples may be missing because they were not worth their draws.
+        """
+        if self.stopping is None:
+            return None
+        from certcal_ext.stopping.rules import Stopping
+
+        return Stopping.from_json(self.stopping).radii
 
     def to_json(self) -> str:
         """The text that is stored with the table."""
@@ -154,10 +231,14 @@ class Provenance:
             ValueError: no such text, a format newer than this package knows, or a field out of
                 range.
         """
+        if not isinstance(text, (str, bytes)):
+            raise TypeError(f"text: expected str or bytes, got {type(text).__name__}")
         try:
             stored = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"provenance: expected JSON, got {text[:40]!r}") from error
+            raise ValueError(
+                f"text: expected the JSON of a provenance, got {text[:40]!r}"
+            ) from error
         if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
             raise ValueError('provenance: expected a JSON object with a "format" number')
         if stored["format"] > _FORMAT:
@@ -172,6 +253,9 @@ class Provenance:
             raise ValueError(
                 f"provenance: expected the fields {', '.join(sorted(missing))}, which are missing"
             )
+        unnamed = values.get("norm") == "l2" or values.get("radius") is None
+        if stored["format"] <= _ALWAYS_L2 and values["kind"] == "intervals" and unnamed:
+            values["norm"] = None
         if isinstance(values.get("notes"), list):
             values["notes"] = tuple(values["notes"])
         return cls(**values)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext._files import replacing
 from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.intervals.clopper_pearson import MAX_DRAWS
 
 #: One row a sample that was drawn for, abstained ones too. p_lower and p_upper bound the
 #: unperturbed smoothed confidence.
@@ -37,6 +38,9 @@ SCHEMA = pa.schema(
         pa.field("planning_draws", pa.int64()),  # how many those were
         pa.field("counts", pa.list_(pa.int64())),  # votes of all classes
         pa.field("scores", pa.list_(pa.int64())),  # histogram of the class's softmax scores
+        pa.field("group", pa.int64()),  # a label that no attack changes
+        pa.field("event_votes", pa.list_(pa.int64())),  # of a stack: of each model for the class
+        pa.field("event_draws", pa.list_(pa.int64())),
     ]
 )
 
@@ -49,7 +53,13 @@ _LATER = (
     "planning_draws",
     "counts",
     "scores",
+    "group",
+    "event_votes",
+    "event_draws",
 )
+
+#: Columns that are stored only where they hold something, so that versions from before them read the other files.
+_OPTIONAL = ("group", "event_votes", "event_draws")
 
 #: How many rows a file may have: so many in any file, and so many for each of its bytes.
 _FEW_ROWS, _ROWS_A_BYTE = 2**20, 256
@@ -102,7 +112,7 @@ def numbers(table: pa.Table, name: str) -> NDArray[Any] | None:
     return values
 
 
-def chosen(table: pa.Table, name: str, rows: NDArray[np.bool_]) -> NDArray[Any] | None:
+def values_at(table: pa.Table, name: str, rows: NDArray[np.bool_]) -> NDArray[Any] | None:
     """The chosen rows of a column as a read-only array, or None where there are no values."""
     column = table.column(name)
     # Rows in which a log abstained have no confidence, but they are never among the chosen.
@@ -156,8 +166,10 @@ def validate(table: Any, provenance: Any) -> None:
     _require("look", _filled(table, "look", 0), -1)
     _require("planning_votes", _filled(table, "planning_votes", 0), 0)
     _require("planning_draws", _filled(table, "planning_draws", 0), 0)
-    for name in ("counts", "scores"):
+    for name in ("counts", "scores", "event_votes", "event_draws"):
         _require_lists(table, name)
+    _require("group", _filled(table, "group", 0), 0)
+    _require_events(table, provenance)
     if provenance.kind == "scores" and table.column("scores").null_count:
         raise ValueError("scores: expected a histogram in every row")
     correct = table.column("correct")
@@ -203,6 +215,23 @@ def _require_lists(table: pa.Table, name: str) -> None:
         raise ValueError(f"{name}: expected counts of at least 0")
 
 
+def _require_events(table: pa.Table, provenance: Provenance) -> None:
+    """Votes and draws of every event of a stack, the first of them those of the row; or none."""
+    votes, draws = matrix(table, "event_votes"), matrix(table, "event_draws")
+    count = 0 if provenance.event_sigmas is None else len(provenance.event_sigmas)
+    if votes is None or draws is None or not count:
+        if count or votes is not None or draws is not None:
+            raise ValueError(f"event_votes, event_draws: expected lists of {count} numbers")
+        return
+    if not votes.shape == draws.shape == (len(table), count):
+        raise ValueError(f"event_votes, event_draws: expected lists of {count} numbers")
+    if not ((draws >= 1) & (draws <= MAX_DRAWS) & (votes <= draws)).all():
+        raise ValueError("event_votes: expected at most as many as event_draws, at least one draw")
+    own = np.stack([_filled(table, "votes", -1), _filled(table, "n", -1)], axis=1)
+    if not np.array_equal(own, np.stack([votes[:, 0], draws[:, 0]], axis=1)):
+        raise ValueError("event_votes: expected those of the row first")
+
+
 def _filled(table: pa.Table, name: str, value: Any) -> NDArray[Any]:
     column = table.column(name)
     result: NDArray[Any] = (column.fill_null(value) if column.null_count else column).to_numpy()
@@ -231,7 +260,8 @@ def write_parquet(table: pa.Table, provenance: Provenance, path: str | PathLike[
         OSError: the disk refuses.
     """
     text = provenance.to_json().encode()
-    stored = table.replace_schema_metadata(
+    unused = [name for name in _OPTIONAL if table[name].null_count == len(table)]
+    stored = table.drop_columns(unused).replace_schema_metadata(
         {_METADATA_KEY: text, _DIGEST_KEY: _digest(text, len(table))}
     )
     with replacing(path) as file:
@@ -249,8 +279,22 @@ def _require_possible(about: pq.FileMetaData, size: int) -> None:
         raise ValueError(
             f"expected the columns {', '.join(SCHEMA.names)}, got {', '.join(unknown)}"
         )
+    require_rows(about, size)
+
+
+def require_rows(about: pq.FileMetaData, size: int) -> None:
+    """Raises where a file of some bytes claims more rows than any table of that size has."""
     if about.num_rows > _FEW_ROWS + _ROWS_A_BYTE * size:
         raise ValueError(f"it claims {about.num_rows} rows in {size} bytes")
+
+
+def holds_certificates(path: str | PathLike[str]) -> bool:
+    """Whether a Parquet file has a provenance of certcal_ext; True where only ``read_parquet`` can say what it is."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return _METADATA_KEY in (file.metadata.metadata or {})
+    except (pa.ArrowException, OSError, ValueError):
+        return True
 
 
 def read_parquet(path: str | PathLike[str]) -> tuple[pa.Table, Provenance]:

@@ -15,31 +15,44 @@ except ImportError as error:
     ) from error
 
 from certcal_ext.cli import (
-    _config,
     attack,
+    baselines,
     bound,
     certify,
+    compare,
     demo,
     doctor,
     export,
+    forecast,
+    milp,
+    recalibrate,
     replay,
     report,
     train,
 )
+from certcal_ext.cli._config import configurable
 
 __all__ = ["SUBCOMMANDS", "app", "main"]
 
-#: Module of each subcommand, which holds a function of the same name and its EXAMPLES.
+#: Module of each subcommand, which holds a function of the same name and its EXAMPLES; in the order of ``--help``.
 SUBCOMMANDS = {
-    "certify": certify,
-    "bound": bound,
-    "replay": replay,
-    "train": train,
-    "attack": attack,
-    "report": report,
-    "export": export,
-    "demo": demo,
-    "doctor": doctor,
+    module.__name__.rpartition(".")[2]: module
+    for module in (
+        certify,
+        bound,
+        compare,
+        recalibrate,
+        forecast,
+        milp,
+        baselines,
+        replay,
+        train,
+        attack,
+        report,
+        export,
+        demo,
+        doctor,
+    )
 }
 
 app = typer.Typer(
@@ -53,7 +66,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _module in SUBCOMMANDS.items():
-    app.command(_name, epilog=_module.EXAMPLES)(_config.configurable(getattr(_module, _name)))
+    app.command(_name, epilog=_module.EXAMPLES)(configurable(getattr(_module, _name)))
 
 
 def _print_version(asked: bool) -> None:

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What the subcommands share: one-line errors, radii, input files and output."""
+"""What the subcommands share: one-line errors, lists of numbers, input and output files."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +15,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from certcal_ext.certificates.certificates import Certificates
-    from certcal_ext.certificates.curve import Curve
+    from certcal_ext.certificates.file_options import FileOptions
 
 BAD_INPUT = 2
 _TRACEBACK = "CERTCAL_TRACEBACK"
-_WIDTH = 80
-_STYLES = {"plain": "", "clean": "blue", "worst": "bold yellow", "constant": "green"}
+STOPPED = 130
 
 
 def note(message: str) -> None:
@@ -97,60 +91,36 @@ def numbers(name: str, text: str | None) -> list[float] | None:
     return values
 
 
-def read_certificates(
-    path: Path,
-    *,
-    sigma: float | None,
-    n: int | None,
-    alpha: float | None,
-    runner_up: bool = False,
-    keep_counts: bool = False,
-) -> Certificates:
-    """Certificates from Parquet, vote counts (``.npz``) or a certification log, told by content.
+def read_certificates(path: Path, source: FileOptions, **more: Any) -> Certificates:
+    """``Certificates.from_file``, with its notes on what was read on stderr.
 
     Args:
         path: the file.
-        sigma: noise of counts or a log; counts may hold it themselves.
-        n: draws of a log.
-        alpha: failure probability of an interval; None is 0.001, and a Parquet file has its own.
-        runner_up: also bound the next class, from counts.
-        keep_counts: keep the votes of all classes, from counts.
+        source: what it does not say.
+        more: options in place of those of ``source``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is none of the three, or something it does not hold was not given.
+        ValueError: the file cannot be read, or something it does not hold was not given.
     """
     from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.certificates.evidence import SHARED_DRAWS, SHARED_MEANING
+    from certcal_ext.certificates.from_others import LOG_POINT
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == b"PAR1":
-        for name, value in (("sigma", sigma), ("n", n), ("alpha", alpha)):
-            if value is not None:
-                raise ValueError(
-                    f"--{name}: a Parquet file of certificates has its own; leave it out"
-                )
-        if runner_up:
-            raise ValueError("--runner-up: a file of certificates was made with or without it")
-        return Certificates.from_parquet(path)
-    alpha = 1e-3 if alpha is None else alpha
-    if magic[:2] == b"PK" or path.suffix == ".npz":
-        certificates = Certificates.from_npz(
-            path, sigma=sigma, alpha=alpha, runner_up=runner_up, keep_counts=keep_counts
-        )
-        if n is not None and n != certificates.provenance.n:
-            raise ValueError(f"--n: {path} says {certificates.provenance.n}, got {n}")
-        return certificates
-    if runner_up:
-        raise ValueError("--runner-up: a certification log does not hold the votes of all classes")
-    if sigma is None or n is None:
-        name = "sigma" if sigma is None else "n"
-        raise ValueError(
-            f"{path}: a certification log does not say its {name}; give it with --{name}"
-        )
-    return Certificates.from_cohen_log(path, sigma=sigma, n=n, alpha=alpha)
+    options = dataclasses.asdict(source) | more
+    try:
+        made = Certificates.from_file(path, **options)
+    except ValueError as error:
+        said = str(error).removeprefix(f"{path}: ")
+        name = said.partition(": ")[0]
+        if name in options:
+            said = f"{path}: --{name.replace('_', '-')}{said.removeprefix(name)}"
+            raise ValueError(said) from error
+        raise
+    for text in made.provenance.notes:
+        if text not in (SHARED_DRAWS, SHARED_MEANING, LOG_POINT):  # said elsewhere
+            note(f"certcal: note: {text}")
+    return made
 
 
 def writable(path: Path | None, name: str) -> None:
@@ -167,101 +137,3 @@ def writable(path: Path | None, name: str) -> None:
         raise ValueError(f"{name}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"{name}: the folder {path.parent} is not writable")
-
-
-def curve_records(curve: Curve) -> list[dict[str, float | int | None]]:
-    """The metrics, a dictionary a radius."""
-    names = (
-        "radius",
-        "certified",
-        "total",
-        "certified_accuracy",
-        "accuracy",
-        "ece",
-        "certified_ece",
-        "brier",
-        "certified_brier",
-        "constant_brier",
-        "skill",
-    )
-    columns = [getattr(curve, name).tolist() for name in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def provenance(certificates: Certificates) -> dict[str, Any]:
-    """Where the certificates come from, for JSON."""
-    return dataclasses.asdict(certificates.provenance)
-
-
-def print_json(value: Any) -> None:
-    """JSON on stdout; numbers that are not finite become null."""
-    typer.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
-
-
-def console() -> Console:
-    """Where tables go: stdout, wide enough that no number is cut."""
-    from rich.console import Console
-
-    plain = Console(highlight=False)
-    wide = max(plain.width, _WIDTH) if sys.stdout.isatty() else 100
-    return Console(highlight=False, width=wide)
-
-
-def curve_table(curve: Curve, title: str) -> Table:
-    """The table of metrics by radius."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from certcal_ext.report import table
-
-    drawn = Table(
-        title=Text(title),
-        box=SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for column in table.COLUMNS:
-        drawn.add_column(
-            column.short, justify="right", style=_STYLES[column.role], vertical="bottom"
-        )
-    for cells in table.rows(curve, units=False):
-        drawn.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-    return drawn
-
-
-def print_curve(curve: Curve, title: str, footnote: str) -> None:
-    """The table and a line below it."""
-    output = console()
-    output.print(curve_table(curve, title))
-    output.print(footnote, style="dim", markup=False)
-
-
-def meaning(certificates: Certificates) -> str:
-    """What the table claims, in a few lines."""
-    alpha = certificates.provenance.alpha
-    sure = (
-        "Bounds hold where the given intervals hold."
-        if alpha is None
-        else f"Each interval behind them holds with probability 1 - {alpha:g}; on average at most "
-        f"{alpha * len(certificates):.3g} of {len(certificates):,} fail."
-    )
-    return (
-        "Acc., ECE and Brier are over the samples certified at the radius, cert. acc. over all; "
-        f"certified columns are rounded up. {sure} Const. Brier is what a constant confidence would "
-        "score; the bound is better where the skill is above 0."
-    )

@@ -13,7 +13,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,6 +84,7 @@ def configurable(function: Callable[..., None]) -> Callable[..., None]:
     ]
     kept = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own.parameters.values()]
     command.__signature__ = own.replace(parameters=[*kept, *extra])  # type: ignore[attr-defined]
+    command.__annotations__ = {}  # the signature has them, evaluated
     return command
 
 
@@ -97,7 +98,9 @@ def options_of_this_run() -> str | None:
     return _of_this_run.get()
 
 
-def read_options(path: Path, command: str, wanted: dict[str, Any]) -> dict[str, Any]:
+def read_options(
+    path: Path, command: str, wanted: dict[str, Any], commands: Collection[str]
+) -> dict[str, Any]:
     r"""The options for a subcommand from a TOML file.
 
     Options stand at the top of the file, or in a table named like their subcommand, so that one file
@@ -108,6 +111,7 @@ def read_options(path: Path, command: str, wanted: dict[str, Any]) -> dict[str, 
         path: the file; paths inside it are relative to its folder.
         command: name of the subcommand.
         wanted: the type of each option.
+        commands: names of all subcommands.
 
     Returns:
         The values by the names in ``wanted``.
@@ -121,17 +125,17 @@ def read_options(path: Path, command: str, wanted: dict[str, Any]) -> dict[str, 
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "run.toml"
         >>> _ = path.write_text('sigma = 0.25\n[bound]\nradii = [0, 0.25]\n')
-        >>> read_options(path, "bound", {"sigma": float, "radii": str, "n": int})
+        >>> read_options(path, "bound", {"sigma": float, "radii": str, "n": int}, {"bound"})
         {'sigma': 0.25, 'radii': '0,0.25'}
     """
     stored = _read(path)
     others = {name: part for name, part in stored.items() if isinstance(part, dict)}
     values: dict[str, Any] = {}
     for name in others:
-        if name not in _subcommands():
+        if name not in commands:
             raise ValueError(
                 f"--config: {path}: [{name}]: expected a table named like a subcommand "
-                f"({', '.join(sorted(_subcommands()))})"
+                f"({', '.join(sorted(commands))})"
             )
     top = {name: value for name, value in stored.items() if name not in others}
     for given, place in ((top, ""), (others.get(command, {}), f"[{command}] ")):
@@ -157,7 +161,9 @@ def _load(context: typer.Context, path: Path | None) -> Path | None:
         names = _option_names(context)
         hints = _types(context.command.callback)
         wanted = {key: hints[name] for name, key in names.items()}
-        found = read_options(path, str(context.info_name), wanted)
+        group = context.parent.command if context.parent is not None else None
+        commands = getattr(group, "commands", {str(context.info_name): None})
+        found = read_options(path, str(context.info_name), wanted, commands)
     by_key = {key: name for name, key in names.items()}
     context.default_map = {by_key[key]: value for key, value in found.items()}
     return path
@@ -186,20 +192,16 @@ def _option_names(context: typer.Context) -> dict[str, str]:
 
 def _types(callback: Any) -> dict[str, Any]:
     """The type of each parameter, without ``None`` and typer's annotations."""
-    hints = typing.get_type_hints(inspect.unwrap(callback))
+    hints = {item.name: item.annotation for item in inspect.signature(callback).parameters.values()}
     return {name: _without_none(hint) for name, hint in hints.items()}
 
 
 def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     return hint
-
-
-def _subcommands() -> set[str]:
-    from certcal_ext.cli import SUBCOMMANDS
-
-    return set(SUBCOMMANDS)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,77 +1,110 @@
 # SPDX-License-Identifier: MIT
-"""The table of ``certcal bound --metrics``: any metric by radius, with joint and population bounds."""
+"""The table of any metric by radius, with joint and population bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from certcal_ext.cli._common import console
+from certcal_ext import _claims
+from certcal_ext.cli._tables import Part, print_table
+from certcal_ext.cli._unfold import Panel
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.bounds import MetricCurve
-    from certcal_ext.certificates.certificates import Certificates
-
-#: Metrics of the top label, which every certificate has, and of all classes, which needs their votes.
-NAMES = ("brier", "ece", "ks", "mce", "log_loss", "selective_risk", "classwise_ece")
-_MEANS = ("brier", "log_loss", "selective_risk")
-_TITLES = {
-    "brier": "Brier",
-    "ece": "ECE",
-    "ks": "KS",
-    "mce": "MCE",
-    "log_loss": "log loss",
-    "selective_risk": "selective risk",
-    "classwise_ece": "class-wise ECE",
-}
+    from certcal_ext.cli._options import Table
 
 
-def chosen(text: str | None, *, asked_more: bool) -> tuple[str, ...]:
-    """The metrics of ``--metrics``; ECE and Brier where only other options ask for the table.
+@dataclass(frozen=True, kw_only=True)
+class MetricOptions:
+    """Which bounds, of which samples, and how sure.
 
-    Raises:
-        ValueError: a name that is none.
+    Attributes:
+        metrics: a second table: all, or some metrics separated by commas, such as brier,ks; a name that is none is answered
+            with the list of them.
+        scope: certified: over the samples certified at the radius; all: over every sample, the others at their worst. Only
+            all compares models fairly.
+        delta: also bounds that hold for the whole data set at once but for this probability.
+        joint: how these are found: binomial, union, or the better of the two (best).
+        population: also for the population that the samples come from, of metrics that have such a bound; needs --delta.
+        clip: log loss of confidences reported in [CLIP, 1 - CLIP].
+        clip_dtype: float64 or float32: what the deployed model clips in, for the log loss.
+        threshold: confidence from which the selective risk accepts.
     """
-    if text is None:
-        return ("ece", "brier") if asked_more else ()
-    words = [word.strip() for word in text.split(",")]
-    names = tuple(
-        dict.fromkeys(name for word in words for name in (NAMES[:-1] if word == "all" else (word,)))
-    )
-    for name in names:
-        if name not in NAMES:
-            raise ValueError(
-                f"--metrics: expected all, or some of {', '.join(NAMES)}, got {name!r}"
+
+    metrics: str | None = None
+    scope: str = "certified"
+    delta: float | None = None
+    joint: str = "best"
+    population: bool = False
+    clip: float | None = None
+    clip_dtype: str = "float64"
+    threshold: float = 0.5
+
+    @property
+    def need_counts(self) -> bool:
+        """Whether a metric needs the votes of all classes."""
+        from certcal_ext.metrics.registry import METRICS
+
+        return any(METRICS[name].of_classes for name in self._names())
+
+    def part(self, table: Table) -> Part:
+        """The bounds, a curve a metric; a population bound only for metrics that have one."""
+        from certcal_ext.metrics.base import Options
+        from certcal_ext.metrics.registry import METRICS
+
+        options = {
+            **table.binning,
+            "clip": self.clip,
+            "threshold": self.threshold,
+            "dtype": self.clip_dtype,
+        }
+        chosen = Options.of(**options)
+        curves = [
+            table.certificates.bound(
+                name,
+                table.radii,
+                scope=self.scope,
+                delta=self.delta,
+                joint=self.joint,
+                population=self.population and METRICS[name].no_population(chosen) is None,
+                **options,
             )
-    return names
+            for name in self._names()
+        ]
+        return Part(_records(curves), partial(_show, curves, f"Bounds, scope {self.scope}"))
+
+    def _names(self) -> tuple[str, ...]:
+        """The metrics asked for; ECE and Brier where only other options ask for the table.
+
+        Raises:
+            ValueError: a name that is none.
+        """
+        if self.metrics is None:
+            more = self.delta is not None or self.population or self.scope != "certified"
+            return ("ece", "brier") if more else ()
+        from certcal_ext.metrics.registry import METRICS, top_label
+
+        words = [word.strip() for word in self.metrics.split(",")]
+        names = dict.fromkeys(
+            name for word in words for name in (top_label() if word == "all" else (word,))
+        )
+        for name in names:
+            if name not in METRICS:
+                raise ValueError(
+                    f"--metrics: expected all, or some of {', '.join(METRICS)}, got {name!r}"
+                )
+        return tuple(names)
 
 
-def curves(
-    certificates: Certificates,
-    names: Sequence[str],
-    radii: Sequence[float],
-    *,
-    population: bool,
-    clip: float | None,
-    **options: Any,
-) -> list[MetricCurve]:
-    """The bounds, a curve a metric; a population bound only for metrics that have one."""
-    result = []
-    for name in names:
-        if name == "classwise_ece":
-            keep = ("scope", "delta", "joint", "bins", "edges", "closed")
-            of_classes = {key: value for key, value in options.items() if key in keep}
-            result.append(certificates.classwise(radii, **of_classes))
-            continue
-        whole = population and name in _MEANS and not (name == "log_loss" and clip is None)
-        result.append(certificates.bound(name, radii, population=whole, clip=clip, **options))
-    return result
+Metrics = Annotated[MetricOptions, Panel("Metrics")]
 
 
-def records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
-    """The bounds for JSON, a dictionary a metric and radius."""
+def _records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
     rows = []
     for curve in found:
         for at in range(len(curve)):
@@ -93,67 +126,38 @@ def records(found: Sequence[MetricCurve]) -> list[dict[str, Any]]:
     return rows
 
 
-def show(found: Sequence[MetricCurve], title: str) -> None:
-    """The table on stdout, and below it the sentence that may be quoted."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+def _show(found: Sequence[MetricCurve], title: str) -> None:
+    """The table, and below it the sentence that may be quoted."""
+    from certcal_ext.metrics.registry import METRICS
 
-    from certcal_ext.report import words
-
+    if not found:
+        return
     joint = any(curve.joint is not None for curve in found)
     population = any(curve.population is not None for curve in found)
-    table = Table(
-        title=Text(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-    )
     heads = ["Metric", "Radius", "Samples", "Without attack", "Worst case"]
     heads += ["Jointly valid", "By"] if joint else []
     heads += ["Population"] if population else []
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("Metric", "By") else "right")
+    rows: list[list[str] | None] = []
     for curve in found:
+        metric = METRICS[curve.metric]
+        bound = _claims.at_least if metric.lowest else _claims.at_most
         for at in range(len(curve)):
             cells = [
-                _TITLES[curve.metric] if at == 0 else "",
-                words.number(curve.radius[at]),
-                words.count(curve.samples[at]),
-                words.fixed(curve.plain[at]),
-                _bound(curve.worst[at]),
+                metric.title if at == 0 else "",
+                _claims.size(curve.radius[at]),
+                _claims.count(curve.samples[at]),
+                _claims.fixed(curve.plain[at]),
+                bound(curve.worst[at]),
             ]
             if joint:
                 cells += ["", ""]
                 if curve.joint is not None and curve.method is not None:
-                    cells[-2:] = [_bound(curve.joint[at]), str(curve.method[at])]
+                    cells[-2:] = [bound(curve.joint[at]), str(curve.method[at])]
             if population:
                 value = float("nan") if curve.population is None else curve.population[at]
-                cells.append(_bound(value))
-            table.add_row(*(Text(cell, no_wrap=True) for cell in cells))
-        table.add_section()
-    console().print(table)
+                cells.append(bound(value))
+            rows.append(cells)
+        rows.append(None)
+    print_table(title, heads, rows, left=("Metric", "By"))
     for curve in found:
         typer.echo(curve.statement(len(curve) - 1))
-
-
-def _bound(value: float) -> str:
-    from certcal_ext.report import words
-
-    return "infinite" if value == float("inf") else words.at_most(value)
-
-
-def equal_mass(certificates: Certificates, bins: int, edges: object) -> list[float]:
-    """Edges of bins that hold equally many clean confidences.
-
-    Raises:
-        ValueError: edges are given too, or there are no confidences.
-    """
-    from certcal_ext.metrics.edges import equal_mass_edges
-
-    if edges is not None:
-        raise ValueError("--equal-mass: expected without --edges")
-    confidence = certificates.table.column("confidence").drop_null().to_numpy()
-    if not confidence.size:
-        raise ValueError("--equal-mass: these certificates hold no confidences without attack")
-    if certificates.recalibration is not None:
-        confidence = certificates.recalibration(confidence)
-    result: list[float] = equal_mass_edges(confidence, bins).tolist()
-    return result

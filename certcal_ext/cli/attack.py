@@ -7,6 +7,7 @@ import dataclasses
 import math
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,29 +15,28 @@ import typer
 
 from certcal_ext._progress import duration, shown
 from certcal_ext.cli import _options
-from certcal_ext.cli._common import examples, note, print_json, user_errors, writable
-from certcal_ext.cli._preflight import check_clean, first_line, to_device
+from certcal_ext.cli._common import STOPPED, examples, note, writable
+from certcal_ext.cli._preflight import check_clean, first_line
+from certcal_ext.cli._tables import print_json
+from certcal_ext.cli._unfold import Panel, unfolded
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from certcal_ext._progress import Report
     from certcal_ext.attacks import Attack, AttackResult, BoundReport, Victim
     from certcal_ext.datasets import ImageData
 
-NAMES = (
-    "cce-guided",
-    "brier",
-    "dece",
-    "one-step-ace",
-    "ace-up",
-    "ace-down",
-    "ace-away",
-    "ace-toward",
-)
-
-_STOPPED = 130
+# (eta, omega) of the ACE attacks: up and down move every confidence; away and toward mean the true label.
+_WAYS: dict[str, dict[str, Any]] = {
+    "ace-up": {"eta": -1, "omega": "predicted"},
+    "ace-down": {"eta": 1, "omega": "predicted"},
+    "ace-away": {"eta": 1, "omega": "label"},
+    "ace-toward": {"eta": -1, "omega": "label"},
+}
+NAMES = ("cce-guided", "brier", "dece", "one-step-ace", *_WAYS)
 #: A trial shorter than this says little about the run.
 _PROBE_SECONDS = 0.5
 
@@ -62,187 +62,168 @@ EXAMPLES = examples(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions:
+    """Which attack, and how hard it tries.
+
+    Attributes:
+        radius: largest norm of a perturbation, in [0, 1] pixel units.
+        norm: l2 or linf.
+        steps: gradients an image and start.
+        restarts: starts; all but the first are random.
+        bins: number of equal-width bins of the calibration error.
+        seed: seed of noise and random starts.
+    """
+
+    radius: float
+    kind: Annotated[str, typer.Option("--attack", help="One of " + ", ".join(NAMES) + ".")] = (
+        "cce-guided"
+    )
+    norm: str = "l2"
+    steps: int = 20
+    restarts: int = 1
+    bins: int = 15
+    seed: int = 0
+
+    def make(self) -> Attack:
+        """The attack of that name.
+
+        Raises:
+            ValueError: no such attack, or an option out of range.
+        """
+        from certcal_ext import attacks
+
+        common: dict[str, Any] = {"radius": self.radius, "norm": self.norm, "seed": self.seed}
+        if self.kind == "one-step-ace":
+            return attacks.OneStepAceAttack(**common)
+        common |= {"steps": self.steps, "restarts": self.restarts}
+        if self.kind in _WAYS:
+            return attacks.AceAttack(**_WAYS[self.kind], **common)
+        if self.kind == "brier":
+            return attacks.BrierAttack(**common)
+        if self.kind == "dece":
+            return attacks.DeceAttack(bins=self.bins, **common)
+        if self.kind == "cce-guided":
+            return attacks.CceGuidedAttack(bins=self.bins, **common)
+        raise ValueError(f"--attack: expected one of {', '.join(NAMES)}, got {self.kind!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseOptions:
+    """The noise of the model under attack, if any.
+
+    Attributes:
+        sigma: attack the model under noise of this standard deviation.
+        draws: noises an image, the same at every step; with --sigma.
+        fresh_draws: other noises, by which the attacked images are judged; with --sigma.
+        confidence: scores: mean softmax score; votes: share of the draws; with --sigma.
+    """
+
+    sigma: float | None = None
+    draws: int = 32
+    fresh_draws: int = 1000
+    confidence: str = "scores"
+
+    def victims(
+        self, network: torch.nn.Module, seed: int, allow: list[str]
+    ) -> tuple[Victim, Victim | None]:
+        """What is attacked, and what judges: by noises after those of the attack and of its own estimates."""
+        from certcal_ext.attacks import PlainVictim, SmoothedVictim
+        from certcal_ext.attacks.victims import FIRST_DRAW
+
+        if self.sigma is None:
+            return PlainVictim(network, allow=allow), None
+        victim = SmoothedVictim(
+            network,
+            sigma=self.sigma,
+            draws=self.draws,
+            seed=seed,
+            confidence=self.confidence,  # type: ignore[arg-type]  # checked by the victim
+            allow=allow,
+        )
+        return victim, victim.with_draws(self.fresh_draws, first_draw=FIRST_DRAW + FIRST_DRAW // 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How it runs, and beside what.
+
+    Attributes:
+        certificates: certificates of the same images (Parquet): attack what they certify, and set the result beside the
+            bound.
+        batch_size: inputs a forward pass.
+        estimate: only say what the run would take.
+    """
+
+    certificates: Path | None = None
+    batch_size: int = 1024
+    estimate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where the results go.
+
+    Attributes:
+        out: the table, one row an image (Parquet).
+        report: also write the HTML page.
+    """
+
+    out: Path = Path("attack.parquet")
+    report: Path | None = None
+    as_json: _options.Json = False
+
+
+@unfolded
 def attack(
-    model: _options.Model,
-    data: _options.Data,
-    radius: Annotated[
-        float,
-        typer.Option(
-            help="Largest norm of a perturbation, in [0, 1] pixel units.", show_default=False
-        ),
-    ],
-    weights: _options.Weights = None,
-    labels: _options.Labels = None,
-    images_key: _options.ImagesKey = "images",
-    labels_key: _options.LabelsKey = "labels",
-    max_value: _options.MaxValue = 255.0,
-    kind: Annotated[
-        str, typer.Option("--attack", help="One of " + ", ".join(NAMES) + ".")
-    ] = "cce-guided",
-    norm: Annotated[str, typer.Option(help="l2 or linf.")] = "l2",
-    steps: Annotated[int, typer.Option(help="Gradients an image and start.")] = 20,
-    restarts: Annotated[int, typer.Option(help="Starts; all but the first are random.")] = 1,
-    sigma: Annotated[
-        float | None,
-        typer.Option(
-            help="Attack the model under noise of this standard deviation.", show_default=False
-        ),
-    ] = None,
-    draws: Annotated[
-        int, typer.Option(help="Noises an image, the same at every step; with --sigma.")
-    ] = 32,
-    fresh_draws: Annotated[
-        int,
-        typer.Option(help="Other noises, by which the attacked images are judged; with --sigma."),
-    ] = 1000,
-    confidence: Annotated[
-        str,
-        typer.Option(help="scores: mean softmax score; votes: share of the draws; with --sigma."),
-    ] = "scores",
-    certificates: Annotated[
-        Path | None,
-        typer.Option(
-            help="Certificates of the same images (Parquet): attack what they certify, and set "
-            "the result beside the bound.",
-            show_default=False,
-        ),
-    ] = None,
-    bins: Annotated[
-        int, typer.Option(help="Number of equal-width bins of the calibration error.")
-    ] = 15,
-    batch_size: Annotated[int, typer.Option(help="Inputs a forward pass.")] = 1024,
-    seed: Annotated[int, typer.Option(help="Seed of noise and random starts.")] = 0,
-    device: _options.Device = "auto",
-    limit: Annotated[
-        int | None, typer.Option(help="Attack at most this many images.", show_default=False)
-    ] = None,
-    skip: _options.Skip = 0,
-    out: Annotated[Path, typer.Option(help="The table, one row an image (Parquet).")] = Path(
-        "attack.parquet"
-    ),
-    report: _options.Report = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what the run would take.")
-    ] = False,
-    as_json: _options.Json = False,
+    model: _options.JudgedModel,
+    images: _options.SomeImages,
+    chosen: Annotated[AttackOptions, Panel("Attack")],
+    noise: Annotated[NoiseOptions, Panel("Draws")],
+    how: Annotated[RunOptions, Panel("Run")],
+    output: Annotated[OutputOptions, Panel("Output")],
 ) -> None:
     """Attacks the calibration of a model: no prediction changes, confidences do.
 
     Radius and noise are in [0, 1] pixel units, so normalisation belongs inside the model. The table is written when
     the whole run has succeeded.
     """
-    with user_errors():
-        writable(out, "--out")
-        writable(report, "--report")
-        from certcal_ext.attacks import compare_with_bound
-        from certcal_ext.certificates.certificates import Certificates
-        from certcal_ext.datasets import load_images
-        from certcal_ext.models import load_model
+    writable(output.out, "--out")
+    writable(output.report, "--report")
+    from certcal_ext.attacks import compare_with_bound
+    from certcal_ext.certificates.certificates import Certificates
 
-        chosen = _attack(kind, radius, norm, steps, restarts, seed, bins)
-        images = load_images(
-            data,
-            labels,
-            images_key=images_key,
-            labels_key=labels_key,
-            max_value=max_value,
-            skip=skip,
-            limit=limit,
-        )
-        if images.labels is None:
-            raise ValueError("--labels: an attack on calibration needs labels")
-        certified = None if certificates is None else Certificates.from_parquet(certificates)
-        predicted = None if certified is None else _predicted(certified, images.ids)
-        network, where = to_device(load_model(model, weights), device)
-        check_clean(network, images, where, None)
-        victim = _victim(network, sigma, draws, seed, confidence)
-        fresh = None if sigma is None else _fresh(victim, fresh_draws)
-        job = _Job(chosen, victim, fresh, images, predicted, batch_size)
-        expected = job.seconds()
-        note(f"attacking {len(images.images):,} images on {where}: about {duration(expected)}")
-        if estimate:
-            if as_json:
-                print_json({"images": len(images.images), "seconds": expected})
-            return
-        started = time.perf_counter()
-        try:
-            with shown("attacking", "passes") as show:
-                result = job.run(slice(None), show)
-            if fresh is not None:
-                with shown("judging by fresh noises", "images") as show:
-                    result = result.under(fresh, batch_size=batch_size, progress=show).only_kept()
-        except KeyboardInterrupt:
-            note("certcal: stopped; nothing is written")
-            raise typer.Exit(_STOPPED) from None
-        bound = None if certified is None else compare_with_bound(certified, [result], bins=bins)
-        seconds = time.perf_counter() - started
-        result.to_parquet(out)
-        if report is not None:
-            from certcal_ext.report.attack_page import write_attack_report
+    kind, data = chosen.make(), images.load_some()
+    if data.labels is None:
+        raise ValueError("--labels: an attack on calibration needs labels")
+    file = how.certificates
+    certified = None if file is None else Certificates.from_parquet(file)
+    predicted = None if certified is None else _predicted(certified, data.ids)
+    network, where = model.load_there()
+    check_clean(network, data, where, None)
+    victim, fresh = noise.victims(network, chosen.seed, model.allow)
+    job = _Job(kind, victim, fresh, data, predicted, how.batch_size)
+    expected = job.seconds()
+    note(f"attacking {len(data.images):,} images on {where}: about {duration(expected)}")
+    if how.estimate:
+        if output.as_json:
+            print_json({"images": len(data.images), "seconds": expected})
+        return
+    started = time.perf_counter()
+    try:
+        result = job.all()
+    except KeyboardInterrupt:
+        note("certcal: stopped; nothing is written")
+        raise typer.Exit(STOPPED) from None
+    bins = chosen.bins
+    bound = None if certified is None else compare_with_bound(certified, [result], bins=bins)
+    seconds = time.perf_counter() - started
+    result.to_parquet(output.out)
+    if output.report is not None:
+        from certcal_ext.report.attack_page import write_attack_report
 
-            write_attack_report(result, report, bins=bins, bound=bound)
-        _show(result, bins, bound, out, report, seconds, as_json)
-
-
-def _attack(
-    kind: str, radius: float, norm: str, steps: int, restarts: int, seed: int, bins: int
-) -> Attack:
-    """The attack of a name.
-
-    Raises:
-        ValueError: no such attack, or an option out of range.
-    """
-    from certcal_ext.attacks import (
-        AceAttack,
-        BrierAttack,
-        CceGuidedAttack,
-        DeceAttack,
-        OneStepAceAttack,
-    )
-
-    common: dict[str, Any] = {"radius": radius, "norm": norm, "seed": seed}
-    if kind == "one-step-ace":
-        return OneStepAceAttack(**common)
-    common |= {"steps": steps, "restarts": restarts}
-    # (eta, omega): up and down move every confidence; away and toward mean the true label.
-    ways: dict[str, dict[str, Any]] = {
-        "ace-up": {"eta": -1, "omega": "predicted"},
-        "ace-down": {"eta": 1, "omega": "predicted"},
-        "ace-away": {"eta": 1, "omega": "label"},
-        "ace-toward": {"eta": -1, "omega": "label"},
-    }
-    if kind in ways:
-        return AceAttack(**ways[kind], **common)
-    if kind == "brier":
-        return BrierAttack(**common)
-    if kind == "dece":
-        return DeceAttack(bins=bins, **common)
-    if kind == "cce-guided":
-        return CceGuidedAttack(bins=bins, **common)
-    raise ValueError(f"--attack: expected one of {', '.join(NAMES)}, got {kind!r}")
-
-
-def _victim(network: Any, sigma: float | None, draws: int, seed: int, confidence: str) -> Victim:
-    from certcal_ext.attacks import PlainVictim, SmoothedVictim
-
-    if sigma is None:
-        return PlainVictim(network)
-    return SmoothedVictim(
-        network,
-        sigma=sigma,
-        draws=draws,
-        seed=seed,
-        confidence=confidence,  # type: ignore[arg-type]  # checked by the victim
-    )
-
-
-def _fresh(victim: Victim, draws: int) -> Victim:
-    """Noises after those of the attack and of its own estimates."""
-    from certcal_ext.attacks import SmoothedVictim
-    from certcal_ext.attacks.victims import FIRST_DRAW
-
-    assert isinstance(victim, SmoothedVictim)  # the caller asked for noise
-    return victim.with_draws(draws, first_draw=FIRST_DRAW + FIRST_DRAW // 2)
+        write_attack_report(result, output.report, bins=bins, bound=bound)
+    _show(result, bins, bound, output, seconds)
 
 
 def _predicted(certificates: Any, ids: Any) -> Any:
@@ -270,7 +251,7 @@ def _predicted(certificates: Any, ids: Any) -> Any:
     return certificates.table["predicted"].to_numpy()[at]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Job:
     """One attack on all images, or on some of them to see how long it takes."""
 
@@ -280,6 +261,16 @@ class _Job:
     images: ImageData
     predicted: NDArray[np.int64] | None
     batch_size: int
+
+    def all(self) -> AttackResult:
+        """The attack on all images, judged by fresh noises; errors as ``run``."""
+        with shown("attacking", "passes") as show:
+            result = self.run(slice(None), show)
+        if self.fresh is None:
+            return result
+        with shown("judging by fresh noises", "images") as show:
+            judged = result.under(self.fresh, batch_size=self.batch_size, progress=show)
+        return judged.only_kept()
 
     def run(self, rows: slice, show: Report | bool) -> AttackResult:
         """The attack on some images.
@@ -335,13 +326,11 @@ def _show(
     result: AttackResult,
     bins: int,
     bound: BoundReport | None,
-    out: Path,
-    report: Path | None,
+    output: OutputOptions,
     seconds: float,
-    as_json: bool,
 ) -> None:
     before, after = result.before(bins=bins), result.after(bins=bins)
-    if as_json:
+    if output.as_json:
         print_json(
             {
                 "attack": result.attack,
@@ -354,8 +343,8 @@ def _show(
                 "gradients": int(result.gradients.max()),
                 "largest_l2": float(result.l2.max()),
                 "largest_linf": float(result.linf.max()),
-                "table": str(out),
-                "report": None if report is None else str(report),
+                "table": str(output.out),
+                "report": None if output.report is None else str(output.report),
                 "seconds": seconds,
             }
         )
@@ -368,14 +357,14 @@ def _show(
         typer.echo(f"  {name:<11} {getattr(before, name):.4f} -> {getattr(after, name):.4f}")
     for line in () if bound is None else _beside(bound):
         typer.echo(line)
-    typer.echo(f"table:  {out}")
-    if report is not None:
-        typer.echo(f"report: {report}")
+    typer.echo(f"table:  {output.out}")
+    if output.report is not None:
+        typer.echo(f"report: {output.report}")
 
 
 def _beside(bound: BoundReport) -> list[str]:
     """Attack and bound of each radius in words: bounds rounded up, probabilities of holding down."""
-    from certcal_ext.report.words import at_most, fixed, sureness
+    from certcal_ext._claims import at_most, fixed, sureness
 
     lines = [
         f"  on {row.certified:,} images certified at this radius: "

@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from certcal_ext import _claims
 from certcal_ext._progress import duration, shown
-from certcal_ext.cli import _common, _config, _options, _run_options
-from certcal_ext.cli._preflight import (
-    Estimate,
-    certify_run,
-    check_clean,
-    device_of,
-    estimate_run,
-    to_device,
-)
+from certcal_ext.cli import _common, _config, _options
+from certcal_ext.cli._preflight import Estimate, certify_run, check_clean, device_of, estimate_run
+from certcal_ext.cli._tables import curve_part, curve_records, print_json, summary
+from certcal_ext.cli._unfold import Panel, unfolded
 
 if TYPE_CHECKING:
     import torch
@@ -62,88 +59,116 @@ EXAMPLES = _common.examples(
     ),
 )
 
-_STOPPED = 130
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """What is drawn for each image, and what it proves.
+
+    Attributes:
+        sigma: standard deviation of the noise in [0, 1] pixel units.
+        n0: draws an image to select its class.
+        n: draws an image to estimate its confidence.
+        alpha: largest probability that an image's interval fails.
+        confidence: votes: how often the class wins; scores: its mean softmax score, certified by the distribution of the
+            scores.
+        score_interval: with scores: cdf, or an interval of the mean alone: betting, bernstein, hoeffding.
+        runner_up: certify by the votes of the two best classes (a tenth of alpha).
+        keep_counts: keep the votes of all classes (class-wise metrics).
+        stop_radii: stop each image once these radii are decided and the metrics there are near what --n draws would give.
+        tolerance: with --stop-radii: how near, in ECE and Brier score.
+        max_draws: with --stop-radii: most draws an image on average.
+        seed: seed of the noise.
+    """
+
+    sigma: float
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 1e-3
+    confidence: str = "votes"
+    score_interval: str = "cdf"
+    runner_up: bool = False
+    keep_counts: bool = False
+    stop_radii: str | None = None
+    tolerance: float = 0.0035
+    max_draws: float | None = None
+    seed: int = 0
+
+    def rules(self) -> Stopping | None:
+        """The rules of stopping early, where that is asked for.
+
+        Raises:
+            ValueError: an option that does not go with them, or out of range.
+        """
+        from certcal_ext.stopping.rules import Stopping
+
+        listed = _common.numbers("--stop-radii", self.stop_radii)
+        if listed is None:
+            return None
+        if self.confidence != "votes" or self.runner_up or self.keep_counts:
+            raise ValueError(
+                "--stop-radii: expected votes without --runner-up and --keep-counts; other certificates "
+                "take the same number of draws for every image"
+            )
+        return Stopping(
+            radii=tuple(listed),
+            tolerance=self.tolerance,
+            n_max=self.n,
+            max_draws=self.max_draws,
+        )
+
+    def plan(self) -> dict[str, Any]:
+        """What ``SmoothedClassifier.certify`` is told; a run that stops early knows votes only."""
+        names = ["n0", "n", "alpha"]
+        if self.stop_radii is None:
+            names += ["confidence", "score_interval", "runner_up", "keep_counts"]
+        return {name: getattr(self, name) for name in names}
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How it runs, and what is kept of what is finished.
+
+    Attributes:
+        num_classes: number of classes; default: what the model puts out.
+        batch_size: noisy images a forward pass; does not change the result.
+        work: folder for what is finished, shared by all processes; default: beside --out. Removed at the end.
+        resume: go on with what is in the folder, if there is anything.
+        keep_work: leave the folder where it is at the end.
+        unit_draws: noisy images that are kept together: what an interruption can cost; default: about three seconds' worth.
+            Does not change the result.
+        estimate: only say what the run would take.
+    """
+
+    num_classes: int | None = None
+    batch_size: int = 1024
+    work: Path | None = None
+    resume: bool = False
+    keep_work: bool = False
+    unit_draws: int | None = None
+    estimate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where the results go.
+
+    Attributes:
+        out: the certificates (Parquet).
+        report: also write the HTML page.
+    """
+
+    out: Path = Path("certificates.parquet")
+    report: Path | None = None
+    as_json: _options.Json = False
+
+
+@unfolded
 def certify(
-    model: _options.Model,
-    data: _options.Data,
-    sigma: _options.Sigma,
-    weights: _options.Weights = None,
-    labels: _options.Labels = None,
-    images_key: _options.ImagesKey = "images",
-    labels_key: _options.LabelsKey = "labels",
-    max_value: _options.MaxValue = 255.0,
-    n0: Annotated[int, typer.Option(help="Draws an image to select its class.")] = 100,
-    n: Annotated[int, typer.Option(help="Draws an image to estimate its confidence.")] = 10_000,
-    alpha: Annotated[
-        float, typer.Option(help="Largest probability that an image's interval fails.")
-    ] = 1e-3,
-    confidence: Annotated[
-        str,
-        typer.Option(
-            help="votes: how often the class wins; scores: its mean softmax score, certified by the "
-            "distribution of the scores."
-        ),
-    ] = "votes",
-    score_interval: Annotated[
-        str,
-        typer.Option(
-            help="With scores: cdf, or an interval of the mean alone: betting, bernstein, hoeffding."
-        ),
-    ] = "cdf",
-    runner_up: Annotated[
-        bool,
-        typer.Option(
-            "--runner-up", help="Certify by the votes of the two best classes (a tenth of alpha)."
-        ),
-    ] = False,
-    keep_counts: Annotated[
-        bool,
-        typer.Option("--keep-counts", help="Keep the votes of all classes (class-wise metrics)."),
-    ] = False,
-    stop_radii: Annotated[
-        str | None,
-        typer.Option(
-            help="Stop each image once these radii are decided and the metrics there are near what "
-            "--n draws would give.",
-            show_default=False,
-        ),
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="With --stop-radii: how near, in ECE and Brier score.")
-    ] = 0.0035,
-    max_draws: Annotated[
-        float | None,
-        typer.Option(help="With --stop-radii: most draws an image on average.", show_default=False),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(help="Noisy images a forward pass; does not change the result.")
-    ] = 1024,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    num_classes: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of classes; default: what the model puts out.", show_default=False
-        ),
-    ] = None,
-    device: _options.Device = "auto",
-    limit: Annotated[
-        int | None, typer.Option(help="Certify at most this many images.", show_default=False)
-    ] = None,
-    skip: _options.Skip = 0,
-    out: Annotated[Path, typer.Option(help="The certificates (Parquet).")] = Path(
-        "certificates.parquet"
-    ),
-    report: _options.Report = None,
-    work: _run_options.Work = None,
-    resume: _run_options.Resume = False,
-    keep_work: _run_options.KeepWork = False,
-    unit_draws: _run_options.UnitDraws = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what the run would take.")
-    ] = False,
-    as_json: _options.Json = False,
+    model: _options.JudgedModel,
+    images: _options.SomeImages,
+    draws: Annotated[DrawOptions, Panel("Draws")],
+    how: Annotated[RunOptions, Panel("Run")],
+    output: Annotated[OutputOptions, Panel("Output")],
 ) -> None:
     """Certifies a model on images: draws noise, counts votes, writes one row an image.
 
@@ -151,81 +176,67 @@ def certify(
     result is written when the whole run has succeeded; until then what is finished is kept in a folder, and
     --resume goes on from there.
     """
-    with _common.user_errors():
-        _common.writable(out, "--out")
-        _common.writable(report, "--report")
-        from certcal_ext.datasets import load_images
-        from certcal_ext.distributed import process_group
-        from certcal_ext.models import load_model
-        from certcal_ext.runs import remove_work
-        from certcal_ext.smoothing.classifier import SmoothedClassifier
+    _common.writable(output.out, "--out")
+    _common.writable(output.report, "--report")
+    from certcal_ext.distributed import process_group
+    from certcal_ext.smoothing.classifier import SmoothedClassifier
 
-        images = load_images(
-            data,
-            labels,
-            images_key=images_key,
-            labels_key=labels_key,
-            max_value=max_value,
-            skip=skip,
-            limit=limit,
+    data = images.load_some()
+    if output.report is not None and data.labels is None:
+        raise ValueError("--report: the page needs labels; give them with --labels")
+    rules = draws.rules()
+    options = {**draws.plan(), "batch_size": how.batch_size}
+    with process_group(device_of(model.device)) as group:
+        network, where = model.load_there()
+        classes = check_clean(network, data, where, how.num_classes, talk=group.first)
+        smooth = SmoothedClassifier(
+            network, num_classes=classes, sigma=draws.sigma, seed=draws.seed, allow=model.allow
         )
-        if report is not None and images.labels is None:
-            raise ValueError("--report: the page needs labels; give them with --labels")
-        options: dict[str, Any] = {"n0": n0, "n": n, "alpha": alpha, "batch_size": batch_size}
-        how: dict[str, Any] = {"confidence": confidence, "score_interval": score_interval}
-        how |= {"runner_up": runner_up, "keep_counts": keep_counts}
-        rules = None
-        if stop_radii is not None:
-            rules = _rules(stop_radii, n, tolerance, max_draws, how)
-        else:
-            options |= how
-        folder = out.with_name(f"{out.name}.run") if work is None else work
-        kept: dict[str, Any] = {"work": folder, "resume": resume, "unit_draws": unit_draws}
-        with process_group(device_of(device)) as group:
-            network, where = to_device(load_model(model, weights), device)
-            classes = check_clean(network, images, where, num_classes, talk=group.first)
-            smooth = SmoothedClassifier(network, num_classes=classes, sigma=sigma, seed=seed)
+        if group.first:
+            expected = estimate_run(smooth, data, options)
+            _common.note(_forecast(expected, data, options, where, group.size, bool(rules)))
+            if how.estimate and output.as_json:
+                print_json({"images": len(data.images), **vars(expected)})
+        if how.estimate:
+            return
+        started = time.perf_counter()
+        folder = output.out.with_name(f"{output.out.name}.run") if how.work is None else how.work
+        kept = {"work": folder, "resume": how.resume, "unit_draws": how.unit_draws}
+        try:
+            with shown("certifying", "draws") as show:
+                certificates = certify_run(smooth, data, options, kept, show, rules)
+        except KeyboardInterrupt:
             if group.first:
-                expected = estimate_run(smooth, images, options)
-                _common.note(_forecast(expected, images, options, where, group.size, bool(rules)))
-                if estimate and as_json:
-                    _common.print_json({"images": len(images.images), **vars(expected)})
-            if estimate:
-                return
-            started = time.perf_counter()
-            try:
-                with shown("certifying", "draws") as show:
-                    certificates = certify_run(smooth, images, options, kept, show, rules)
-            except KeyboardInterrupt:
-                if group.first:
-                    _common.note(
-                        f"certcal: stopped; what is finished is in {folder}, and the same command "
-                        "with --resume goes on"
-                    )
-                raise typer.Exit(_STOPPED) from None
-            seconds = time.perf_counter() - started
-            if not group.first:
-                return
-            stored = _config.options_of_this_run()
-            certificates = certificates.with_provenance(options=stored)
-            certificates.to_parquet(out)
-            if report is not None:
-                import numpy as np
-
-                from certcal_ext.report import write_report
-
-                rows = np.searchsorted(images.ids, certificates.table.column("index").to_numpy())
-                write_report(
-                    certificates,
-                    report,
-                    images=images.images[rows],
-                    command=_command(
-                        model, weights, data, sigma, options, seed, skip, limit, stop_radii
-                    ),
+                _common.note(
+                    f"certcal: stopped; what is finished is in {folder}, and the same command "
+                    "with --resume goes on"
                 )
-            if not keep_work:
-                remove_work(folder)
-        _show(certificates, images, out, report, seconds, as_json)
+            raise typer.Exit(_common.STOPPED) from None
+        seconds = time.perf_counter() - started
+        if not group.first:
+            return
+        certificates = certificates.with_provenance(options=_config.options_of_this_run())
+        _write(certificates, data, output, _command(model, images, draws))
+        if not how.keep_work:
+            from certcal_ext.runs import remove_work
+
+            remove_work(folder)
+    _show(certificates, data, output, seconds)
+
+
+def _write(
+    certificates: Certificates, data: ImageData, output: OutputOptions, command: str
+) -> None:
+    """The table, and the page that was asked for."""
+    certificates.to_parquet(output.out)
+    if output.report is None:
+        return
+    import numpy as np
+
+    from certcal_ext.report import write_report
+
+    rows = np.searchsorted(data.ids, certificates.table.column("index").to_numpy())
+    write_report(certificates, output.report, images=data.images[rows], command=command)
 
 
 def _forecast(
@@ -238,55 +249,33 @@ def _forecast(
 ) -> str:
     """What the run will take, in words."""
     n0, n, size = options["n0"], options["n"], len(images.images)
+    best, alpha = _claims.size(expected.best_radius, 4), _claims.failure(options["alpha"])
+    reach = f"; all {n:,} votes for one class would certify radius {best} at alpha = {alpha}"
     places = f"{where.type} in {processes} processes" if processes > 1 else f"{where}"
     return (
         f"{size:,} images x {n0 + n:,} draws = {expected.draws:,} forward passes on {places}, "
-        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}; with n = "
-        f"{n:,} and alpha = {options['alpha']:g} no radius beyond {expected.best_radius:.4g} can be "
-        "certified"
+        f"{'at most ' if at_most else ''}about {duration(expected.seconds / processes)}"
+        f"{'' if at_most else reach}"  # a run that stops early parts alpha in another way
     )
-
-
-def _rules(
-    radii: str, n: int, tolerance: float, most: float | None, how: dict[str, Any]
-) -> Stopping:
-    """The rules of stopping early.
-
-    Raises:
-        ValueError: an option that does not go with them, or out of range.
-    """
-    from certcal_ext.stopping.rules import Stopping
-
-    if how["confidence"] != "votes" or how["runner_up"] or how["keep_counts"]:
-        raise ValueError(
-            "--stop-radii: expected votes without --runner-up and --keep-counts; other certificates "
-            "take the same number of draws for every image"
-        )
-    listed = _common.numbers("--stop-radii", radii)
-    return Stopping(radii=tuple(listed or ()), tolerance=tolerance, n_max=n, max_draws=most)
 
 
 def _show(
     certificates: Certificates,
     images: ImageData,
-    out: Path,
-    report: Path | None,
+    output: OutputOptions,
     seconds: float,
-    as_json: bool,
 ) -> None:
-    from certcal_ext.report.facts import default_radii
+    from certcal_ext.certificates.guarantee import default_radii
 
     abstained = int(certificates.abstained.sum())
     curve = None if images.labels is None else certificates.curve(default_radii(certificates))
-    if as_json:
-        _common.print_json(
+    if output.as_json:
+        print_json(
             {
-                "provenance": _common.provenance(certificates),
-                "total": len(certificates),
-                "abstained": abstained,
-                "radii": None if curve is None else _common.curve_records(curve),
-                "certificates": str(out),
-                "report": None if report is None else str(report),
+                **summary(certificates),
+                "radii": None if curve is None else curve_records(curve),
+                "certificates": str(output.out),
+                "report": None if output.report is None else str(output.report),
                 "seconds": seconds,
             }
         )
@@ -301,38 +290,31 @@ def _show(
         drawn = certificates.table.column("n").to_numpy()
         if certificates.provenance.stopping is not None:
             title += f", {drawn.mean():,.0f} draws an image on average"
-        _common.print_curve(curve, title, _common.meaning(certificates))
-    typer.echo(f"certificates: {out}")
-    if report is not None:
-        typer.echo(f"report:       {report}")
+        curve_part(certificates, curve, title).show()
+    typer.echo(f"certificates: {output.out}")
+    if output.report is not None:
+        typer.echo(f"report:       {output.report}")
 
 
 def _command(
-    model: str,
-    weights: Path | None,
-    data: Path,
-    sigma: float,
-    options: dict[str, Any],
-    seed: int,
-    skip: int,
-    limit: int | None,
-    stop_radii: str | None,
+    model: _options.JudgedModelOptions, images: _options.SomeImageOptions, draws: DrawOptions
 ) -> str:
     """The command line as the page shows it."""
-    words = ["certcal certify", f"--model {model}"]
-    words += [f"--weights {weights}"] if weights is not None else []
-    words += [f"--data {data}", f"--sigma {sigma:g}"]
+    words = ["certcal certify", f"--model {model.model}"]
+    words += [f"--weights {model.weights}"] if model.weights is not None else []
+    words += [f"--data {images.data}", f"--sigma {_claims.written(draws.sigma)}"]
     words += [
-        f"--n0 {options['n0']}",
-        f"--n {options['n']}",
-        f"--alpha {options['alpha']:g}",
-        f"--seed {seed}",
+        f"--n0 {draws.n0}",
+        f"--n {draws.n}",
+        f"--alpha {_claims.written(draws.alpha)}",
+        f"--seed {draws.seed}",
     ]
-    if options.get("confidence") == "scores":
-        words += [f"--confidence scores --score-interval {options['score_interval']}"]
-    words += ["--runner-up"] if options.get("runner_up") else []
-    words += ["--keep-counts"] if options.get("keep_counts") else []
-    words += [f"--stop-radii {stop_radii}"] if stop_radii is not None else []
-    words += [f"--skip {skip}"] if skip else []
-    words += [f"--limit {limit}"] if limit is not None else []
+    if draws.confidence == "scores":
+        words += [f"--confidence scores --score-interval {draws.score_interval}"]
+    words += ["--runner-up"] if draws.runner_up else []
+    words += ["--keep-counts"] if draws.keep_counts else []
+    words += [f"--stop-radii {draws.stop_radii}"] if draws.stop_radii is not None else []
+    words += [f"--allow-{name.replace('_', '-')}" for name in model.allow]
+    words += [f"--skip {images.skip}"] if images.skip else []
+    words += [f"--limit {images.limit}"] if images.limit is not None else []
     return " ".join(words)

@@ -8,11 +8,13 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from certcal_ext.cli import _common
+from certcal_ext.cli import _common, _options
+from certcal_ext.cli._tables import print_json
+from certcal_ext.cli._unfold import unfolded
 
 EXAMPLES = _common.examples(
     ("What is installed and what it can do here", "certcal doctor"),
@@ -31,20 +33,20 @@ _LIBRARIES = (
 )
 
 
+@unfolded
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")] = False,
+    as_json: _options.Json = False,
 ) -> None:
     """Says what was built, what is found at run time, and why a GPU is or is not used.
 
     Exits 2, with the command that rebuilds it, where the compiled module is missing or does not
     load.
     """
-    with _common.user_errors():
-        facts = examine()
-        if as_json:
-            _common.print_json(facts)
-        else:
-            _print(facts)
+    facts = examine()
+    if as_json:
+        print_json(facts)
+    else:
+        _print(facts)
     if not facts["compiled_module"]["loaded"]:
         if as_json:
             _common.note(f"certcal: error: {facts['compiled_module']['error']}")
@@ -161,25 +163,12 @@ def _version(name: str) -> str | None:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    output = _common.console()
     for section, values in facts.items():
-        table = Table(
-            title=Text(section.replace("_", " ")),
-            box=None,
-            show_header=False,
-            title_justify="left",
-            title_style="bold",
-            pad_edge=False,
-        )
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
+        typer.secho(section.replace("_", " "), bold=True)
+        width = max(map(len, values))
         for name, value in values.items():
-            table.add_row(name.replace("_", " "), Text(_text(value)))
-        output.print(table)
-        output.print()
+            typer.echo(f"{name.replace('_', ' '):<{width}} {_text(value)}")
+        typer.echo()
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from certcal_ext.cli import _common, _options
+from certcal_ext.cli._tables import print_json
+from certcal_ext.cli._unfold import unfolded
 
 EXAMPLES = _common.examples(
     (
@@ -28,15 +30,10 @@ EXAMPLES = _common.examples(
 )
 
 
+@unfolded
 def export(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Certificates (Parquet), vote counts (.npz), or a certification log "
-            "(tab-separated).",
-            show_default=False,
-        ),
-    ],
+    file: _options.File,
+    source: _options.SourceOfFile,
     to: Annotated[
         Path,
         typer.Option(
@@ -44,45 +41,36 @@ def export(
             "radius, correct, time), .csv, .json, .parquet, or .toml (the options of the run, for "
             "--config).",
             show_default=False,
+            rich_help_panel="Output",
         ),
     ],
-    sigma: _options.SigmaOfFile = None,
-    n: _options.DrawsOfFile = None,
-    alpha: _options.AlphaOfFile = None,
     as_json: _options.Json = False,
 ) -> None:
     """Writes FILE as a log, a spreadsheet's table, JSON or Parquet.
 
     Radii of a log are rounded down: each printed one is certified.
     """
-    with _common.user_errors():
-        _common.writable(to, "--to")
-        from certcal_ext.interop import export as forms
+    _common.writable(to, "--to")
+    from certcal_ext.interop import export as forms
 
-        if to.suffix.lower() not in forms.FORMATS:
-            raise ValueError(
-                f"--to: expected a file ending in {', '.join(forms.FORMATS)}, got {to.name}"
-            )
-        certificates = _common.read_certificates(file, sigma=sigma, n=n, alpha=alpha)
-        forms.export(certificates, to)
-        again = None
-        if to.suffix.lower() == ".tsv":
-            level = forms.read_back_alpha(certificates)
-            made = certificates.provenance
-            if level is not None:
-                again = f"certcal bound {to} --sigma {made.sigma!r} --n {made.n} --alpha {level!r}"
-        if as_json:
-            _common.print_json(
-                {
-                    "file": str(file),
-                    "written": str(to),
-                    "total": len(certificates),
-                    "read_with": again,
-                }
-            )
-            return
-        typer.echo(f"{len(certificates):,} samples: {to}")
-        if again is not None:
-            typer.echo(f"read it with: {again}")
-        elif to.suffix.lower() == ".tsv":
-            typer.echo("its radii do not stand for votes, so do not read it back as a log of votes")
+    if to.suffix.lower() not in forms.FORMATS:
+        raise ValueError(
+            f"--to: expected a file ending in {', '.join(forms.FORMATS)}, got {to.name}"
+        )
+    certificates = _common.read_certificates(file, source)
+    forms.export(certificates, to)
+    again = None
+    if to.suffix.lower() == ".tsv":
+        level = forms.read_back_alpha(certificates)
+        made = certificates.provenance
+        if level is not None:
+            again = f"certcal bound {to} --sigma {made.sigma!r} --n {made.n} --alpha {level!r}"
+    if as_json:
+        done = {"file": str(file), "written": str(to), "total": len(certificates)}
+        print_json({**done, "read_with": again})
+        return
+    typer.echo(f"{len(certificates):,} samples: {to}")
+    if again is not None:
+        typer.echo(f"read it with: {again}")
+    elif to.suffix.lower() == ".tsv":
+        typer.echo("its radii do not stand for votes, so do not read it back as a log of votes")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ import typer
 
 from certcal_ext._progress import duration, shown
 from certcal_ext.cli import _common, _options
+from certcal_ext.cli._tables import print_json
+from certcal_ext.cli._unfold import Panel, unfolded
 
 if TYPE_CHECKING:
     import torch
@@ -43,34 +46,42 @@ _DIFFERS = 1
 _SHOWN = 20
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """Which rows.
+
+    Attributes:
+        rows: rows of the table, counted from 0, separated by commas. Default: all.
+        sample: so many rows, chosen at random.
+    """
+
+    rows: str | None = None
+    sample: int | None = None
+    seed: Annotated[int, typer.Option(help="Seed of the choice of --sample.", min=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How it runs.
+
+    Attributes:
+        batch_size: noisy images a forward pass.
+        estimate: only say what the run would take.
+    """
+
+    batch_size: int = 1024
+    estimate: bool = False
+
+
+@unfolded
 def replay(
     table: Annotated[
         Path, typer.Argument(help="Certificates (Parquet) of certcal certify.", show_default=False)
     ],
     model: _options.Model,
-    data: _options.Data,
-    weights: _options.Weights = None,
-    labels: _options.Labels = None,
-    images_key: _options.ImagesKey = "images",
-    labels_key: _options.LabelsKey = "labels",
-    max_value: _options.MaxValue = 255.0,
-    rows: Annotated[
-        str | None,
-        typer.Option(
-            help="Rows of the table, counted from 0, separated by commas. Default: all.",
-            show_default=False,
-        ),
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(help="So many rows, chosen at random.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of --sample.", min=0)] = 0,
-    batch_size: Annotated[int, typer.Option(help="Noisy images a forward pass.")] = 1024,
-    device: _options.Device = "auto",
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what the run would take.")
-    ] = False,
+    images: _options.Images,
+    which: Annotated[RowOptions, Panel("Draws")],
+    how: Annotated[RunOptions, Panel("Run")],
     as_json: _options.Json = False,
 ) -> None:
     """Draws the noise of a table's rows again and checks votes, scores and ends bit for bit.
@@ -78,37 +89,31 @@ def replay(
     Sigma, seed and numbers of draws are the table's own; give the model and the images that it was made
     with. Exits 0 where all agree, 1 where something differs, 2 on bad input, such as another model.
     """
-    with _common.user_errors():
-        if not table.is_file():
-            raise FileNotFoundError(f"{table}: no such file")
-        from certcal_ext.certificates.certificates import Certificates
-        from certcal_ext.cli._preflight import to_device
-        from certcal_ext.datasets import load_images
-        from certcal_ext.models import load_model
-        from certcal_ext.smoothing.replay import draws_of
+    if not table.is_file():
+        raise FileNotFoundError(f"{table}: no such file")
+    from certcal_ext.certificates.certificates import Certificates
+    from certcal_ext.smoothing.replay import draws_of
 
-        certificates = Certificates.from_parquet(table)
-        draws_of(certificates)  # refuses tables that hold no draws before anything is loaded
-        chosen = chosen_rows(rows, sample, seed, len(certificates))
-        images = load_images(
-            data, labels, images_key=images_key, labels_key=labels_key, max_value=max_value
-        )
-        network, where = to_device(load_model(model, weights), device)
-        network = in_precision(network, certificates.provenance.precision)
-        expected = draws_of(certificates.select(chosen))
-        seconds = _seconds(certificates, network, images, chosen, batch_size, expected)
-        _common.note(
-            f"{len(chosen):,} of {len(certificates):,} rows = {expected:,} draws on {where}, about "
-            f"{duration(seconds)}"
-        )
-        if estimate:
-            if as_json:
-                _common.print_json({"rows": chosen, "draws": expected, "seconds": seconds})
-            return
-        started = time.perf_counter()
-        with shown("drawing again", "draws") as show:
-            result = _replay(certificates, network, images, chosen, batch_size, show)
-        _show(result, table, time.perf_counter() - started, as_json)
+    certificates = Certificates.from_parquet(table)
+    draws_of(certificates)  # refuses tables that hold no draws before anything is loaded
+    chosen = chosen_rows(which.rows, which.sample, which.seed, len(certificates))
+    data = images.load()
+    network, where = model.load_there()
+    network = in_precision(network, certificates.provenance.precision)
+    expected = draws_of(certificates.select(chosen))
+    seconds = _seconds(certificates, network, data, chosen, how.batch_size, expected)
+    _common.note(
+        f"{len(chosen):,} of {len(certificates):,} rows = {expected:,} draws on {where}, about "
+        f"{duration(seconds)}"
+    )
+    if how.estimate:
+        if as_json:
+            print_json({"rows": chosen, "draws": expected, "seconds": seconds})
+        return
+    started = time.perf_counter()
+    with shown("drawing again", "draws") as show:
+        result = _replay(certificates, network, data, chosen, how.batch_size, show)
+    _show(result, table, time.perf_counter() - started, as_json)
     if not result.agrees:
         raise typer.Exit(_DIFFERS)
 
@@ -218,7 +223,7 @@ def _seconds(
 
 def _show(result: Replay, table: Path, seconds: float, as_json: bool) -> None:
     if as_json:
-        _common.print_json(
+        print_json(
             {
                 "table": str(table),
                 "rows": result.rows.tolist(),

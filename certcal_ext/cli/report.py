@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from certcal_ext.cli import _common, _options
+from certcal_ext.cli._tables import print_json
+from certcal_ext.cli._unfold import Panel, unfolded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,125 +39,73 @@ EXAMPLES = _common.examples(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """What the page is about.
+
+    Attributes:
+        out: the page to write.
+        compare: another model's file of the same kind and samples; may be given several times.
+        radius: radius of the headline and diagrams. Default: the largest listed one with half of the samples certified.
+        class_names: names of the classes, separated by commas.
+        title: heading of the page.
+    """
+
+    out: Path = Path("report.html")
+    compare: list[Path] | None = None
+    radius: float | None = None
+    class_names: str | None = None
+    title: str = "Certified calibration"
+
+
+@unfolded
 def report(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="Vote counts (.npz), a certification log (tab-separated), or certificates "
-            "(Parquet).",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="The images that were certified, shown with the worst samples: .npz, .pt or idx.",
-            show_default=False,
-        ),
-    ] = None,
-    labels: _options.Labels = None,
-    images_key: _options.ImagesKey = "images",
-    labels_key: _options.LabelsKey = "labels",
-    max_value: _options.MaxValue = 255.0,
-    class_names: Annotated[
-        str | None,
-        typer.Option(help="Names of the classes, separated by commas.", show_default=False),
-    ] = None,
-    compare: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Another model's file of the same kind and samples; may be given several times.",
-            show_default=False,
-        ),
-    ] = None,
-    radius: Annotated[
-        float | None,
-        typer.Option(
-            help="The radius of the headline and diagrams. Default: the largest listed one with "
-            "half of the samples certified.",
-            show_default=False,
-        ),
-    ] = None,
-    radii: Annotated[
-        str | None,
-        typer.Option(
-            help="Radii of the table, separated by commas. Default: round ones.", show_default=False
-        ),
-    ] = None,
-    bins: Annotated[
-        int, typer.Option(help="Number of equal-width bins of the calibration error.")
-    ] = 15,
-    edges: Annotated[
-        str | None,
-        typer.Option(
-            help="Bin edges from 0 to 1, separated by commas, in place of --bins.",
-            show_default=False,
-        ),
-    ] = None,
-    closed: Annotated[
-        str, typer.Option(help="right: bins (low, high]; left: [low, high).")
-    ] = "right",
-    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Certified calibration",
-    sigma: _options.SigmaOfFile = None,
-    n: _options.DrawsOfFile = None,
-    alpha: _options.AlphaOfFile = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON in place of the file name.")
-    ] = False,
+    file: _options.File,
+    source: _options.SourceBesideImages,
+    images: Annotated[_options.AnyImageOptions, Panel("Data, shown with the worst samples")],
+    where: _options.Bins,
+    page: Annotated[PageOptions, Panel("Page")],
+    as_json: _options.Json = False,
 ) -> None:
     """One self-contained HTML page about FILE: verdict, diagrams, worst samples, what is certified."""
-    with _common.user_errors():
-        from certcal_ext.cli._compare import read_others
-        from certcal_ext.report import write_report
+    from certcal_ext.cli.compare import read_others
+    from certcal_ext.report import write_report
 
-        _common.writable(out, "--out")
-        listed = _common.numbers("--radii", radii)
-        limits = _common.numbers("--edges", edges)
-        source: dict[str, Any] = {"sigma": sigma, "n": n, "alpha": alpha}
-        certificates = _common.read_certificates(file, **source)
-        models = read_others(file, certificates, compare, **source) if compare else {}
-        name, *others = models or [file.name]
-        images = None
-        if data is not None:
-            keys: dict[str, Any] = {
-                "images_key": images_key,
-                "labels_key": labels_key,
-                "max_value": max_value,
-            }
-            images = images_of(certificates, data, labels, **keys)
-        write_report(
-            certificates,
-            out,
-            radii=listed,
-            radius=radius,
-            bins=bins,
-            edges=limits,
-            closed=closed,
-            title=title,
-            file=str(file),
-            images=images,
-            class_names=None if class_names is None else class_names.split(","),
-            compare={other: models[other] for other in others},
-            name=name,
-        )
-        if as_json:
-            printed = {"file": str(file), "report": str(out), "total": len(certificates)}
-            _common.print_json(printed | ({"models": list(models)} if models else {}))
-        else:
-            typer.echo(f"report: {out}")
+    _common.writable(page.out, "--out")
+    # Without images, the labels that are named are those of the counts.
+    own = images.labels_key if images.data is None and images.labels_key != "labels" else None
+    certificates = _common.read_certificates(file, source, labels_key=own)
+    models = {}
+    if page.compare:
+        models = read_others(file, certificates, page.compare, source)
+    name, *others = models or [file.name]
+    names = page.class_names
+    write_report(
+        certificates,
+        page.out,
+        radii=where.asked(),
+        radius=page.radius,
+        **where.binning(certificates),
+        title=page.title,
+        file=str(file),
+        images=None if images.data is None else images_of(certificates, images),
+        class_names=None if names is None else names.split(","),
+        compare={other: models[other] for other in others},
+        name=name,
+    )
+    if as_json:
+        printed = {"file": str(file), "report": str(page.out), "total": len(certificates)}
+        print_json(printed | ({"models": list(models)} if models else {}))
+    else:
+        typer.echo(f"report: {page.out}")
 
 
-def images_of(
-    certificates: Certificates, data: Path, labels: Path | None, **keys: Any
-) -> NDArray[np.float32]:
+def images_of(certificates: Certificates, images: _options.AnyImageOptions) -> NDArray[np.float32]:
     """The image of each row; a row's sample id is the position of its image in the file.
 
     Args:
         certificates: the certificates.
-        data: file of the images.
-        labels: file of the labels, or None.
-        keys: further options of ``load_images``.
+        images: options that name a file of them.
 
     Returns:
         (N, C, H, W) float32.
@@ -165,9 +116,7 @@ def images_of(
     """
     import numpy as np
 
-    from certcal_ext.datasets import load_images
-
-    held = load_images(data, labels, **keys)
+    held, data = images.load(), images.data
     index = certificates.table.column("index").to_numpy()
     last = int(index.max())
     if last >= len(held.images) or int(index.min()) < 0:

@@ -16,20 +16,16 @@ import typer
 
 from certcal_ext._progress import duration, shown
 from certcal_ext.cli import _options
-from certcal_ext.cli._common import (
-    console,
-    examples,
-    note,
-    print_json,
-    user_errors,
-    writable,
-)
+from certcal_ext.cli._common import STOPPED, examples, note, writable
+from certcal_ext.cli._tables import print_json, print_table
+from certcal_ext.cli._unfold import Panel, unfolded
+from certcal_ext.training.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
     from certcal_ext.datasets import ImageData
-    from certcal_ext.training import Objective, Settings, TrainResult
+    from certcal_ext.training import Objective, TrainResult
 
 EXAMPLES = examples(
     (
@@ -60,224 +56,165 @@ EXAMPLES = examples(
     ),
 )
 
-_STOPPED = 130
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """Options of some methods each; None is the method's own default.
+
+    Attributes:
+        radius: l2 radius of the attack or the certificate, all methods but gaussian.
+        draws: noises an image and step; default: the method's.
+        steps: gradient steps of the attack.
+        metric: certificate: brier or ece; default brier.
+        weight: weight of the calibration loss (ACT, certificate).
+        cross_entropy: ACT: weight of the cross-entropy; default 1.
+        margin_weight: weight of the prediction's margin (ACT, certificate).
+        interval: cdf or mean; default cdf.
+        window: batches whose tables give the signs of the ECE's bins.
+        admm_steps: acce-act: steps of its solver.
+    """
+
+    radius: float | None = None
+    draws: int | None = None
+    steps: int | None = None
+    metric: str | None = None
+    weight: float | None = None
+    cross_entropy: float | None = None
+    margin_weight: float | None = None
+    interval: str | None = None
+    window: int | None = None
+    admm_steps: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where the results go."""
+
+    out: Annotated[
+        Path,
+        typer.Option(help="Checkpoint: weights for certcal certify, and all that --resume needs."),
+    ]
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(help="Also write the checkpoint after so many steps; else after each epoch."),
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint --out.")] = (
+        False
+    )
+    log: Annotated[Path | None, typer.Option(help="JSONL file, one record an epoch.")] = None
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard.")] = None
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what the run would take.")
+    ] = False
+    as_json: _options.Json = False
+
+
+@unfolded
 def train(
     model: _options.Model,
-    data: _options.Data,
-    sigma: _options.Sigma,
+    images: _options.SomeImages,
     method: Annotated[
         str,
         typer.Option(
             help="gaussian, smoothadv, brier-act, cce-act, acce-act or certificate.",
             show_default=False,
+            rich_help_panel="Objective",
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="Checkpoint: weights for certcal certify, and all that --resume needs.",
-            show_default=False,
-        ),
-    ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Weights to start from (fine-tuning).", show_default=False),
-    ] = None,
-    labels: _options.Labels = None,
-    images_key: _options.ImagesKey = "images",
-    labels_key: _options.LabelsKey = "labels",
-    max_value: _options.MaxValue = 255.0,
-    limit: Annotated[
-        int | None, typer.Option(help="Train on at most this many images.", show_default=False)
-    ] = None,
-    skip: _options.Skip = 0,
-    radius: Annotated[
-        float | None,
-        typer.Option(
-            help="l2 radius of the attack or the certificate, all methods but gaussian.",
-            show_default=False,
-        ),
-    ] = None,
-    draws: Annotated[
-        int | None,
-        typer.Option(help="Noises an image and step; default: the method's.", show_default=False),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Gradient steps of the attack.", show_default=False)
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="certificate: brier or ece; default brier.", show_default=False),
-    ] = None,
-    weight: Annotated[
-        float | None,
-        typer.Option(help="Weight of the calibration loss (ACT, certificate).", show_default=False),
-    ] = None,
-    cross_entropy: Annotated[
-        float | None,
-        typer.Option(help="ACT: weight of the cross-entropy; default 1.", show_default=False),
-    ] = None,
-    margin_weight: Annotated[
-        float | None,
-        typer.Option(
-            help="Weight of the prediction's margin (ACT, certificate).", show_default=False
-        ),
-    ] = None,
-    interval: Annotated[
-        str | None, typer.Option(help="cdf or mean; default cdf.", show_default=False)
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(
-            help="Batches whose tables give the signs of the ECE's bins.", show_default=False
-        ),
-    ] = None,
-    admm_steps: Annotated[
-        int | None, typer.Option(help="acce-act: steps of its solver.", show_default=False)
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
-    batch_size: Annotated[
-        int, typer.Option(help="Images a step, over all processes together.")
-    ] = 128,
-    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
-    learning_rate: Annotated[float, typer.Option(help="The largest learning rate.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of the optimiser.")] = 1e-4,
-    warmup: Annotated[
-        float, typer.Option(help="Epochs in which the learning rate rises; then it falls.")
-    ] = 1.0,
-    radius_warmup: Annotated[
-        float, typer.Option(help="Epochs in which the radius rises from 0.")
-    ] = 0.0,
-    precision: Annotated[
-        str, typer.Option(help="float32, or bfloat16: forward passes under autocast.")
-    ] = "float32",
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and noise.")] = 0,
-    device: _options.Device = "auto",
-    checkpoint_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Also write the checkpoint after so many steps; else after each epoch.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint --out.")
-    ] = False,
-    log: Annotated[
-        Path | None, typer.Option(help="JSONL file, one record an epoch.", show_default=False)
-    ] = None,
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder for TensorBoard.", show_default=False)
-    ] = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what the run would take.")
-    ] = False,
-    as_json: _options.Json = False,
+    goal: Annotated[ObjectiveOptions, Panel("Objective")],
+    settings: Annotated[Settings, Panel("Training", frozenset({"clip_norm"}))],
+    output: Annotated[OutputOptions, Panel("Output")],
 ) -> None:
     """Trains a model so that its confidences hold under attack.
 
     The order of the data and every noise are fixed by the seed. Ctrl-C finishes the step and writes the
     checkpoint; --resume goes on exactly from there.
     """
-    with user_errors():
-        writable(out, "--out")
-        writable(log, "--log")
-        import torch
+    writable(output.out, "--out")
+    writable(output.log, "--log")
+    import torch
 
-        from certcal_ext.datasets import load_images
-        from certcal_ext.distributed import local_device
-        from certcal_ext.models import load_model
-        from certcal_ext.training import Settings
-        from certcal_ext.training import train as run
-        from certcal_ext.training.trainer import TrainingInterrupted
+    from certcal_ext.distributed import local_device
 
-        objective = make_objective(
-            method,
-            radius=radius,
-            draws=draws,
-            steps=steps,
-            metric=metric,
-            weight=weight,
-            cross_entropy=cross_entropy,
-            margin_weight=margin_weight,
-            interval=interval,
-            window=window,
-            admm_steps=admm_steps,
-        )
-        settings = Settings(
-            sigma=sigma,
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,  # type: ignore[arg-type]
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            warmup=warmup,
-            radius_warmup=radius_warmup,
-            precision=precision,  # type: ignore[arg-type]
-            seed=seed,
-        )
-        images = load_images(
-            data,
-            labels,
-            images_key=images_key,
-            labels_key=labels_key,
-            max_value=max_value,
-            skip=skip,
-            limit=limit,
-        )
-        if images.labels is None:
-            raise ValueError("--labels: training needs them; the file of the images has none")
-        where = local_device(device)
-        torch.manual_seed(seed)
-        network = load_model(model, weights).to(where)
-        first = int(os.environ.get("RANK", "0")) == 0
-        alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-        if estimate and not alone:
+    objective = make_objective(method, **dataclasses.asdict(goal))
+    data = images.load_some()
+    if data.labels is None:
+        raise ValueError("--labels: training needs them; the file of the images has none")
+    where = local_device(model.device)
+    torch.manual_seed(settings.seed)
+    network = model.load().to(where)
+    if _forecast(network, objective, settings, data, where, output):
+        return
+    result = _run(network, objective, settings, data, output)
+    if _first():
+        _show(result, objective, output.out, output.as_json)
+
+
+def _first() -> bool:
+    """Whether this process is the one that talks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _forecast(
+    network: torch.nn.Module,
+    objective: Objective,
+    settings: Settings,
+    data: ImageData,
+    where: torch.device,
+    output: OutputOptions,
+) -> bool:
+    """Says what the run will take; whether that was all that was asked for."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    what = f"{len(data.images):,} images, {settings.epochs} epochs of {objective.name}"
+    if processes > 1:
+        if output.estimate:
             raise ValueError("--estimate: expected one process")
-        if alone:
-            try:
-                expected = estimate_training(network, objective, settings, images)
-            except KeyboardInterrupt:
-                note("certcal: stopped; nothing is written")
-                raise typer.Exit(_STOPPED) from None
-            note(
-                f"{len(images.images):,} images, {epochs} epochs of {method} on {where}: "
-                f"{expected.steps:,} steps of {batch_size:,} images with {objective.draws} noises "
-                f"each, about {duration(expected.seconds)}"
+        if _first():
+            note(f"{what} in {processes} processes, {objective.draws} noises an image and step")
+        return False
+    try:
+        expected = estimate_training(network, objective, settings, data)
+    except KeyboardInterrupt:
+        note("certcal: stopped; nothing is written")
+        raise typer.Exit(STOPPED) from None
+    note(
+        f"{what} on {where}: {expected.steps:,} steps of {settings.batch_size:,} images with "
+        f"{objective.draws} noises each, about {duration(expected.seconds)}"
+    )
+    if output.estimate and output.as_json:
+        print_json({"images": len(data.images), **vars(expected)})
+    return output.estimate
+
+
+def _run(
+    network: torch.nn.Module,
+    objective: Objective,
+    settings: Settings,
+    data: ImageData,
+    output: OutputOptions,
+) -> TrainResult:
+    from certcal_ext.training import train as run
+    from certcal_ext.training.trainer import TrainingInterrupted
+
+    with shown("training", "steps") as show:
+        try:
+            return run(
+                network,
+                data.images,
+                data.labels,
+                objective,
+                settings,
+                sample_ids=data.ids,
+                checkpoint=output.out,
+                checkpoint_every=output.checkpoint_every,
+                resume=output.resume,
+                log=output.log,
+                tensorboard=output.tensorboard,
+                progress=show,
             )
-            if estimate:
-                if as_json:
-                    print_json({"images": len(images.images), **vars(expected)})
-                return
-        elif first:
-            note(
-                f"{len(images.images):,} images, {epochs} epochs of {method} in "
-                f"{os.environ['WORLD_SIZE']} processes, {objective.draws} noises an image "
-                "and step"
-            )
-        with shown("training", "steps") as show:
-            try:
-                result = run(
-                    network,
-                    images.images,
-                    images.labels,
-                    objective,
-                    settings,
-                    sample_ids=images.ids,
-                    checkpoint=out,
-                    checkpoint_every=checkpoint_every,
-                    resume=resume,
-                    log=log,
-                    tensorboard=tensorboard,
-                    progress=show,
-                )
-            except TrainingInterrupted as stopped:
-                note(f"certcal: {stopped}".replace(" with resume", " with --resume"))
-                raise typer.Exit(_STOPPED) from None
-        if first:
-            _show(result, objective, out, as_json)
+        except TrainingInterrupted as stopped:
+            note(f"certcal: {stopped}".replace(" with resume", " with --resume"))
+            raise typer.Exit(STOPPED) from None
 
 
 @dataclass(frozen=True)
@@ -397,15 +334,11 @@ def _show(result: TrainResult, objective: Objective, out: Path, as_json: bool) -
             }
         )
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     names = [name for name in result.history[-1] if name not in ("epoch", "seconds")]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("epoch", *names):
-        table.add_column(name.replace("_", " "), justify="right")
-    for record in result.history:
-        table.add_row(f"{record['epoch']:.0f}", *(f"{record[name]:.4g}" for name in names))
-    console().print(table)
+    rows = [
+        [f"{record['epoch']:.0f}", *(f"{record[name]:.4g}" for name in names)]
+        for record in result.history
+    ]
+    print_table("", [name.replace("_", " ") for name in ("epoch", *names)], rows)
     shares = "".join(f", {name} {share:.1%} of it" for name, share in inside.items())
     typer.echo(f"{result.steps:,} steps, {duration(result.seconds)}{shares}\ncheckpoint: {out}")

@@ -166,6 +166,7 @@ class ArtRandomizedSmoothing:
             batch_size=_check.whole_number("batch_size", batch_size, 1),
         )
         with frozen(smooth.model):
+            smooth.checked(images, batch_size=batch_size)
             return source.votes(np.arange(len(images)), 0, self.sample_size)
 
     def _significant(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -12,13 +12,12 @@ from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from certcal_ext._files import replacing
 from certcal_ext.certificates.certificates import Certificates
-from certcal_ext.certificates.curve import prediction_margin
+from certcal_ext.certificates.evidence import NOT_OF_VOTES, SHARED_DRAWS, selected_by_estimation
+from certcal_ext.certificates.guarantee import certified_radii
 from certcal_ext.certificates.table import numbers
 
 __all__ = ["FORMATS", "certified_radii", "export", "read_back_alpha", "write_log"]
@@ -27,39 +26,7 @@ __all__ = ["FORMATS", "certified_radii", "export", "read_back_alpha", "write_log
 FORMATS = (".tsv", ".csv", ".json", ".parquet", ".toml")
 
 _LOG = ("idx", "label", "predict", "radius", "correct", "time")
-_DIGITS, _LARGEST = Decimal("0.000001"), 1e9
-
-
-def certified_radii(certificates: Certificates) -> NDArray[np.float64]:
-    """The largest l2 radius at which each sample is certified, rounded down.
-
-    Args:
-        certificates: with draws behind them, or a log.
-
-    Returns:
-        (N,) radii in pixel units; -inf where a sample abstains.
-
-    Raises:
-        ValueError: another verifier's intervals, which have no radius of their own.
-
-    Example:
-        >>> certificates = Certificates.from_counts([[990, 10], [500, 500]], [0, 0], sigma=0.25)
-        >>> certified_radii(certificates).round(3)
-        array([0.49, -inf])
-    """
-    made = certificates.provenance
-    if made.kind == "intervals" or made.sigma is None:
-        raise ValueError(
-            "certificates: intervals of another verifier hold at one radius; they have no radius a sample"
-        )
-    own = numbers(certificates.table, "prediction_lower")
-    lower = numbers(certificates.table, "p_lower") if own is None else own
-    assert lower is not None  # a column without nulls
-    margin = prediction_margin(lower, numbers(certificates.table, "runner_up_upper"))
-    # A sample is certified while radius / sigma, rounded up, is below the margin: the factor is more than the roundings
-    # of product and quotient. A margin without end stands for every radius.
-    radii = np.minimum(made.sigma * np.maximum(margin, 0.0) * (1 - 2.0**-49), _LARGEST)
-    return np.where(margin > 0, radii, -np.inf)
+_DIGITS, _LARGEST = Decimal("0.000001"), 1e9  # the largest stands for a radius without end
 
 
 def write_log(certificates: Certificates, path: str | os.PathLike[str]) -> None:
@@ -69,7 +36,8 @@ def write_log(certificates: Certificates, path: str | os.PathLike[str]) -> None:
     radius 0, and counts as wrong. No times are known, so they are 0:00:00.
 
     ``Certificates.from_cohen_log`` reads it back with sigma, n and :func:`read_back_alpha`; the intervals that it gives
-    hold those that were written.
+    hold those that were written. A last column, ``note``, says where the class was selected by the draws that estimate it,
+    which is then known again, and where radii do not stand for votes of one number of draws: such a log is refused.
 
     Args:
         certificates: with labels, and with draws behind them.
@@ -81,17 +49,28 @@ def write_log(certificates: Certificates, path: str | os.PathLike[str]) -> None:
     """
     radii = certified_radii(certificates)
     labels, table = numbers(certificates.table, "label"), certificates.table
+    note = None
+    if read_back_alpha(certificates) is None:
+        note = NOT_OF_VOTES
+    elif selected_by_estimation(certificates.provenance):
+        note = SHARED_DRAWS
     if labels is None:
         raise ValueError("labels: a certification log needs them, and there are none")
     predicted = table["predicted"].fill_null(-1).to_numpy()
-    lines = ["\t".join(_LOG)]
+    lines = ["\t".join(_LOG if note is None else (*_LOG, "note"))]
+    end = "" if note is None else f"\t{note}"
     for index, label, chosen, radius in zip(
         table["index"].to_pylist(), labels.tolist(), predicted.tolist(), radii.tolist(), strict=True
     ):
         certified = radius >= 0 and chosen >= 0
-        printed = Decimal(radius).quantize(_DIGITS, ROUND_DOWN) if certified else Decimal(0)
+        printed = (
+            Decimal(min(radius, _LARGEST)).quantize(_DIGITS, ROUND_DOWN)
+            if certified
+            else Decimal(0)
+        )
         shown = chosen if certified else -1
-        lines.append(f"{index}\t{label}\t{shown}\t{printed:.6f}\t{int(shown == label)}\t0:00:00")
+        cells = f"{index}\t{label}\t{shown}\t{printed:.6f}\t{int(shown == label)}\t0:00:00"
+        lines.append(cells + end)
     _write(path, "\n".join(lines) + "\n")
 
 
@@ -138,7 +117,7 @@ def export(certificates: Certificates, path: str | os.PathLike[str]) -> Path:
 
     Example:
         >>> import tempfile
-        >>> certificates = Certificates.from_counts([[990, 10], [500, 500]], [0, 0], sigma=0.25)
+        >>> certificates = Certificates.from_votes([990, 500], 1000, [0, 0], [0, 0], sigma=0.25)
         >>> path = export(certificates, Path(tempfile.mkdtemp()) / "log.tsv")
         >>> print(path.read_text().splitlines()[1].replace("\t", " "))
         0 0 0 0.489719 1 0:00:00

@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from certcal_ext import _check
 from certcal_ext.certificates.certificates import Certificates
+from certcal_ext.certificates.file_options import FileOptions
+from certcal_ext.certificates.files import of_columns
 from certcal_ext.certificates.provenance import Provenance
+from certcal_ext.certificates.readers import columns_of_arrow
 from certcal_ext.certificates.table import SCHEMA
 
 __all__ = ["from_frame", "to_pandas", "to_polars"]
 
-_INTERVALS = ("correct", "lower", "upper")
-_BESIDE_INTERVALS = ("confidence", "labels", "predicted")
 _ATTRIBUTE = "certcal"
 
 
@@ -66,32 +66,33 @@ def from_frame(
     *,
     provenance: Provenance | None = None,
     sigma: float | None = None,
-    alpha: float = 1e-3,
+    alpha: float | None = None,
     radius: float | None = None,
+    norm: Any = None,
+    n: int | None = None,
 ) -> Certificates:
     """Certificates from a data frame of pandas or polars (or an Arrow table), by the columns that it has.
 
     * the columns of ``Certificates.table``: what ``to_pandas`` or ``to_polars`` made, with all its rows or some;
-    * ``correct``, ``lower``, ``upper`` and, where they are known, ``confidence``, ``labels``, ``predicted``: another
-      verifier's intervals (``Certificates.from_intervals``);
-    * ``votes``, ``n``, ``predicted`` and, where they are known, ``labels`` and ``index``: votes for each sample's own class,
-      selected by separate draws (``Certificates.from_votes``).
-
-    Other columns are passed over.
+    * the columns of any table that ``Certificates.from_file`` reads, under the same names: another verifier's intervals
+      (``correct``, ``lower``, ``upper``), votes for each sample's own class (``votes``, ``n``, ``predicted``), or a
+      certification log (``label``, ``predict``, ``radius``).
 
     Args:
         frame: the data.
         provenance: of a whole table; None takes what ``to_pandas`` stored.
-        sigma: standard deviation of the noise, for votes.
-        alpha: failure probability of an interval, for votes.
-        radius: l2 radius at which intervals hold, for intervals; None: at whatever radius is asked for.
+        sigma: standard deviation of the noise, for votes and logs.
+        alpha: failure probability of an interval, for votes and logs; 0.001 where not given.
+        radius: size of the attacks that intervals hold against; None: at whatever radius is asked for.
+        norm: the norm of that size; None: no sentence names one.
+        n: draws, for logs.
 
     Returns:
         ``Certificates``, checked as from any other source.
 
     Raises:
         TypeError: no data frame, or a column of the wrong kind.
-        ValueError: columns that are none of the three, missing values, or values that contradict each other.
+        ValueError: columns that are none of these, missing values, or values that contradict each other.
 
     Example:
         >>> frame = pa.table({"correct": [True, False], "lower": [0.8, 0.5], "upper": [0.9, 0.6]})
@@ -103,24 +104,17 @@ def from_frame(
     if names and not table.num_rows:
         raise ValueError("frame: expected at least one sample, got none")
     if {"p_lower", "p_upper", "index"} <= names:
-        return _whole(table, provenance or _stored(frame))
-    if set(_INTERVALS) <= names:
-        correct, lower, upper = (_values(table, name) for name in _INTERVALS)
-        beside: dict[str, Any] = {
-            name: _values(table, name) for name in _BESIDE_INTERVALS if name in names
-        }
-        return Certificates.from_intervals(correct, lower, upper, radius, **beside)
-    if {"votes", "n", "predicted"} <= names:
-        if sigma is None:
-            raise ValueError("sigma: expected a number, as the frame holds votes")
-        labels = _values(table, "labels") if "labels" in names else None
-        index = _values(table, "index") if "index" in names else None
-        votes, draws, predicted = (_values(table, name) for name in ("votes", "n", "predicted"))
-        return Certificates.from_votes(votes, draws, predicted, labels, sigma, alpha, index=index)
-    raise ValueError(
-        "frame: expected the columns of certificates, or correct, lower and upper, or votes, n and "
-        f"predicted, got {', '.join(table.schema.names) or 'none'}"
-    )
+        stored = provenance or _stored(frame)
+        if stored is not None:
+            return _whole(table, stored)
+    options = FileOptions(sigma=sigma, n=n, alpha=alpha, interval_radius=radius, interval_norm=norm)
+    try:
+        rows, made = of_columns(columns_of_arrow(table), "frame", options)
+    except ValueError as error:
+        said = str(error) if str(error).startswith("frame") else f"frame: {error}"
+        lost = "; or give the provenance= of the certificates" if "p_lower" in names else ""
+        raise ValueError(said + lost) from error
+    return Certificates(rows, dataclasses.replace(made, source=None))
 
 
 def _library(name: str) -> Any:
@@ -147,13 +141,9 @@ def _to_arrow(frame: Any) -> pa.Table:
     )
 
 
-def _stored(frame: Any) -> Provenance:
+def _stored(frame: Any) -> Provenance | None:
     text = getattr(frame, "attrs", {}).get(_ATTRIBUTE)
-    if text is None:
-        raise ValueError(
-            "provenance: expected that of the certificates, as the frame does not hold it"
-        )
-    return Provenance.from_json(text)
+    return None if text is None else Provenance.from_json(text)
 
 
 def _whole(table: pa.Table, provenance: Provenance) -> Certificates:
@@ -168,13 +158,6 @@ def _whole(table: pa.Table, provenance: Provenance) -> Certificates:
         except pa.ArrowException as error:
             raise TypeError(f"{field.name}: expected {field.type}: {error}") from error
     return Certificates(pa.table(arrays, schema=SCHEMA).combine_chunks(), provenance)
-
-
-def _values(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
-    column = table[name]
-    if column.null_count:
-        raise ValueError(f"{name}: expected a value in every row, {column.null_count} are missing")
-    return _check.array(name, column.to_numpy())
 
 
 def _require(certificates: Any) -> None:

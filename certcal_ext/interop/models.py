@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 try:
     import torch
     from torch import nn
@@ -19,6 +21,27 @@ __all__ = ["HuggingFaceClassifier", "Normalized", "from_hugging_face", "normaliz
 
 #: Numbers of Pillow's filters, as image processors store them, and what torch calls them.
 _FILTERS = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
+
+#: Steps that some processors have and this module has not: attribute, and the values at which it does nothing.
+_NOT_MODELLED: dict[str, tuple[Any, ...]] = {
+    "crop_pct": (None, 1, 1.0),
+    "include_top": (None, False),
+    "do_flip_channel_order": (None, False),
+    "rescale_offset": (None, False),
+    "offset": (None, False),
+    "do_pad": (None, False),
+    "do_thumbnail": (None, False),
+    "do_align_long_axis": (None, False),
+    "do_crop_margin": (None, False),
+    "do_random_crop": (None, False),
+    "do_image_splitting": (None, False),
+    "do_color_quantize": (None, False),
+    "do_grayscale": (None, False),
+}
+_WAY_OUT = "do what it does in a module of your own, in front of the model"
+
+#: Processors resize whole numbers and round twice, by half a 255th each; the rest is for the filters.
+_ROUNDING = 3.0 / 255.0
 
 
 class Normalized(nn.Module):
@@ -105,7 +128,12 @@ class HuggingFaceClassifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, K) logits of images (B, C, H, W) in [0, 1], noise on top allowed."""
-        return _logits(self.model(self.normalise(self._cropped(self._resized(images)))))
+        return _logits(self.model(self.prepared(images)))
+
+    def prepared(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model itself is given of images (B, C, H, W) in [0, 1]."""
+        prepared: torch.Tensor = self.normalise(self._cropped(self._resized(images)))
+        return prepared
 
     def _resized(self, images: torch.Tensor) -> torch.Tensor:
         if self.size is None:
@@ -140,18 +168,23 @@ def from_hugging_face(model: nn.Module, processor: Any = None) -> HuggingFaceCla
     image as it is given: (B, C, H, W), pixels in [0, 1]. The library is not imported: any object with these attributes will
     do. Note that the noise is resized too: certify images at the resolution that an attacker changes.
 
+    Steps that are not modelled are refused by name. A processor that can be called is compared with the module, on random
+    images of three shapes, and refused where they differ by more than the rounding of pixels: what a model gets is then what
+    its processor would have given it.
+
     Args:
         model: returns an object with ``logits``, such as ``AutoModelForImageClassification`` gives.
         processor: has ``image_mean`` and ``image_std`` and, where they apply, ``do_normalize``, ``do_resize``, ``size``
             (``{"height": ..., "width": ...}`` or ``{"shortest_edge": ...}``), ``resample``, ``do_center_crop`` and
-            ``crop_size``; None: the model takes images in [0, 1] as they are.
+            ``crop_size``; or has such an object as ``image_processor``; None: the model takes images in [0, 1] as they are.
 
     Returns:
         The module, in evaluation mode.
 
     Raises:
         TypeError: ``model`` is no ``torch.nn.Module``.
-        ValueError: a size or filter that is not known, or a processor that does not scale pixels to [0, 1].
+        ValueError: a size or filter that is not known, a step that is not modelled, or a processor that gives something else
+            than the module, or that fails on an image.
 
     Source:
         This project; attributes as in the image processors of transformers.
@@ -168,10 +201,8 @@ def from_hugging_face(model: nn.Module, processor: Any = None) -> HuggingFaceCla
     _require_module(model)
     if processor is None:
         return HuggingFaceClassifier(model).eval()
-    if getattr(processor, "do_rescale", True) is False:
-        raise ValueError(
-            "processor: expected one that scales pixels to [0, 1] (do_rescale), as certcal's images are"
-        )
+    processor = getattr(processor, "image_processor", processor)
+    _require_modelled(processor)
     mean, deviation = None, None
     if getattr(processor, "do_normalize", True):
         mean, deviation = (getattr(processor, name, None) for name in ("image_mean", "image_std"))
@@ -184,6 +215,10 @@ def from_hugging_face(model: nn.Module, processor: Any = None) -> HuggingFaceCla
     crop = None
     if getattr(processor, "do_center_crop", False):
         crop, _ = _size("crop_size", getattr(processor, "crop_size", None))
+        if size is not None and (size[0] < crop[0] or size[1] < crop[1]):
+            raise ValueError(
+                f"processor: crop_size: expected at most the size {size} that images are brought to, got {crop}"
+            )
     number = getattr(processor, "resample", 2)
     number = 2 if number is None else int(number)
     if size is not None and number not in _FILTERS:
@@ -191,7 +226,64 @@ def from_hugging_face(model: nn.Module, processor: Any = None) -> HuggingFaceCla
             f"processor: resample: expected one of {', '.join(map(str, _FILTERS))}, got {number}"
         )
     mode = _FILTERS.get(number, "bilinear")
-    return HuggingFaceClassifier(model, mean, deviation, size, shortest, crop, mode).eval()
+    made = HuggingFaceClassifier(model, mean, deviation, size, shortest, crop, mode).eval()
+    if callable(processor):
+        _require_same(processor, made)
+    return made
+
+
+def _require_modelled(processor: Any) -> None:
+    if getattr(processor, "do_rescale", True) is False:
+        raise ValueError(
+            "processor: expected one that scales pixels to [0, 1] (do_rescale), as certcal's images are"
+        )
+    factor = getattr(processor, "rescale_factor", None)
+    if factor is not None and abs(factor * 255 - 1) > 1e-6:
+        raise ValueError(f"processor: rescale_factor: expected 1/255, got {factor}")
+    for name, idle in _NOT_MODELLED.items():
+        value = getattr(processor, name, None)
+        if name == "crop_pct" and not getattr(processor, "do_resize", True):
+            continue  # it is of the resizing
+        if value not in idle:
+            raise ValueError(
+                f"processor: {name} = {value!r} is a step that is not modelled; {_WAY_OUT}"
+            )
+
+
+def _require_same(processor: Any, made: HuggingFaceClassifier) -> None:
+    """Raises where a processor gives something else than the module, on random images of other shapes."""
+    random = np.random.default_rng(0)
+    side = max((*(made.size or (64, 64)), *(made.crop or (1, 1))))
+    shapes = [(side + side // 3, side + side // 3), (side + side // 8, 2 * side)]
+    if made.size is not None:
+        shapes.append((max(side // 3, 1), max(side // 3, 1)))
+    for height, width in shapes:
+        # Away from 0 and 255, so that a filter that overshoots is not cut off.
+        image = random.integers(64, 192, (height, width, 3), dtype=np.uint8)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            wanted = made.prepared(pixels)
+        try:
+            given = processor([image], return_tensors="pt")["pixel_values"]
+            given = torch.as_tensor(given[0] if isinstance(given, list) else given).float()
+            given = given.reshape(1, *given.shape[-3:])
+        except Exception as error:
+            raise ValueError(
+                f"processor: it was to be compared on an image of {height} x {width}, and failed: {error}"
+            ) from error
+        words = (
+            f"processor: on an image of {height} x {width} pixels {type(processor).__name__} gives"
+        )
+        if given.shape != wanted.shape:
+            raise ValueError(
+                f"{words} the shape {tuple(given.shape[1:])}, and its attributes say {tuple(wanted.shape[1:])}; {_WAY_OUT}"
+            )
+        units = getattr(made.normalise, "deviation", torch.ones(1)).min()
+        apart = (given - wanted).abs()
+        if not bool((apart <= _ROUNDING / units).all()):
+            raise ValueError(
+                f"{words} other pixels than its attributes say (mean difference {float(apart.mean()):.2g}); {_WAY_OUT}"
+            )
 
 
 def _size(name: str, stored: Any) -> tuple[tuple[int, int], bool]:

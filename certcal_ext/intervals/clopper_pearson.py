@@ -138,9 +138,11 @@ def _outward(value: NDArray[np.float64], direction: float) -> NDArray[np.float64
 
 
 def best_radius(n: int, alpha: float, sigma: float) -> float:
-    """The largest radius that any sample can be certified at: that of n votes out of n.
+    """The radius that a sample with n of n votes is certified at: no other votes are certified further.
 
-    ``sigma * Phi^-1((alpha/2)^(1/n))``, or 0 where even that certifies nothing.
+    ``sigma * Phi^-1((alpha/2)^(1/n))``, from the interval as it is computed and rounded down, or 0 where even all votes
+    certify nothing. That is of one two-sided interval at alpha; where alpha is shared in another way (early stopping,
+    runner-up bounds), ``Certificates.best_radius`` says how far it can reach.
 
     Args:
         n: number of draws.
@@ -159,6 +161,12 @@ def best_radius(n: int, alpha: float, sigma: float) -> float:
         0.947
     """
     draws = _check.whole_number("n", n, 1, MAX_DRAWS)
-    tail = _check.failure_probability("alpha", alpha) / 2
     scale = _check.positive_number("sigma", sigma)
-    return max(0.0, scale * float(ndtri(tail ** (1.0 / draws))))
+    return radius_of(clopper_pearson([draws], draws, alpha).lower, scale)
+
+
+def radius_of(lower: NDArray[np.float64], sigma: float) -> float:
+    """The largest radius that one of the lower ends of the class's probability certifies, rounded down; at least 0."""
+    margin = float(np.max(probit(lower, np.ones_like(lower)).lower))
+    # More than the roundings of the product, and of radius / sigma, which is rounded up where it is compared.
+    return max(0.0, sigma * margin * (1 - 2.0**-49))

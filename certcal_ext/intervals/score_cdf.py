@@ -205,8 +205,7 @@ def _band_alpha(alpha: Any) -> float:
 
 
 def _check_method(method: Any) -> None:
-    if method not in ("both", "dkw", "binomial"):
-        raise ValueError(f'method: expected "both", "dkw" or "binomial", got {method!r}')
+    _check.choice("method", method, ("both", "dkw", "binomial"))
 
 
 def _levels(
@@ -337,8 +336,6 @@ def score_band(counts: Any, alpha: float, method: str = "both", mean: Any = None
 
     Example:
         >>> counts = [[0, 0, 0, 1000], [250, 250, 250, 250]]
-        >>> score_band(counts, 1e-3).at(0.25).upper.round(3)
-        array([1.   , 0.735])
         >>> score_band(counts, 1e-3, mean=[0.99, 0.5]).at(0.25).upper.round(3)
         array([0.998, 0.649])
     """

@@ -414,11 +414,10 @@ def score_interval(counts: Any, mean: Any, alpha: float, method: str = "betting"
         >>> score_interval([[10, 20, 970]], [0.9], 1e-3, method="hoeffding").upper.round(3)
         array([0.962])
     """
+    _check.choice("method", method, (*_METHODS, "hoeffding"))
     if method == "hoeffding":
         histogram = score_counts(counts)
         means = _checked_mean(mean, histogram.shape[0])
         _residual(histogram, means)  # refuses means that the counts do not allow
         return hoeffding(means, histogram.sum(axis=1), alpha)
-    if method not in _METHODS:
-        raise ValueError(f'method: expected "betting", "bernstein" or "hoeffding", got {method!r}')
     return _METHODS[method](counts, mean, alpha)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Selective prediction: the exact worst-case risk among the accepted, and the certified risk-coverage curve."""
+"""Selective prediction: the exact worst-case risk among the accepted."""
 
 from __future__ import annotations
 
@@ -8,23 +8,14 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext._rounding import ratios_down, ratios_up, rounded_down, rounded_up
+from certcal_ext._rounding import rounded_down, rounded_up
+from certcal_ext.intervals.population import population_share
+from certcal_ext.metrics.base import Metric, Options, Samples
+from certcal_ext.metrics.risk_coverage import RiskCoverageState
 
-__all__ = [
-    "CertifiedRiskCoverage",
-    "CertifiedSelectiveRisk",
-    "certified_risk_coverage",
-    "certified_selective_risk",
-]
-
-#: Ranks up to this one are summed one by one in ``aurc_of_groups``.
-_SUMMED_RANKS = 2**20
-
-_Counts = NDArray[np.int64]
-_Floats = NDArray[np.float64]
+__all__ = ["CertifiedSelectiveRisk", "certified_selective_risk", "selective_risk"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,11 @@ class CertifiedSelectiveRisk:
     accuracy: float
 
     @property
+    def value(self) -> float:
+        """``risk``, under the name that every certified metric has."""
+        return self.risk
+
+    @property
     def coverage_at_worst(self) -> float:
         """The share of samples accepted where ``risk`` is reached: (errors + kept) / n."""
         return (self.errors + self.kept) / self.n
@@ -59,41 +55,6 @@ class CertifiedSelectiveRisk:
     @property
     def constant(self) -> float:
         """The risk of accepting without regard to the confidence: 1 - accuracy."""
-        return 1.0 - self.accuracy
-
-
-@dataclass(frozen=True, eq=False)
-class CertifiedRiskCoverage:
-    """The certified risk-coverage curve, one entry a threshold, and the area under it.
-
-    Attributes:
-        thresholds: (T,) float64, increasing.
-        risk: (T,) float64, the worst-case selective risk at each threshold, rounded up.
-        coverage: (T,) float64, the smallest coverage at each threshold, rounded down.
-        errors: (T,) int64, how many wrong samples can be accepted.
-        kept: (T,) int64, how many right samples cannot be rejected.
-        aurc: the worst-case area under the risk-coverage curve, rounded up; see ``certified_risk_coverage``.
-        n: number of samples.
-        accuracy: share of right samples.
-    """
-
-    thresholds: _Floats
-    risk: _Floats
-    coverage: _Floats
-    errors: _Counts
-    kept: _Counts
-    aurc: float
-    n: int
-    accuracy: float
-
-    @property
-    def coverage_at_worst(self) -> _Floats:
-        """(T,) the share of samples accepted where ``risk`` is reached: (errors + kept) / n."""
-        return (self.errors + self.kept) / self.n
-
-    @property
-    def constant(self) -> float:
-        """The area for confidences that say nothing (a random order, in expectation): 1 - accuracy."""
         return 1.0 - self.accuracy
 
 
@@ -132,9 +93,7 @@ def certified_selective_risk(
     """
     right, low, high = _check.some_intervals(correct, lower, upper)
     _check.require_ordered(low, high)
-    t = _check.real_number("threshold", threshold)
-    if not 0 <= t <= 1:
-        raise ValueError(f"threshold: expected a number in [0, 1], got {threshold}")
+    t = _check.confidence("threshold", threshold)
     chosen = right != 0
     errors = int(np.count_nonzero(~chosen & (high >= t)))
     kept = int(np.count_nonzero(chosen & (low >= t)))
@@ -150,149 +109,70 @@ def certified_selective_risk(
     )
 
 
-def certified_risk_coverage(
-    correct: Any, lower: Any, upper: Any, thresholds: Any = None
-) -> CertifiedRiskCoverage:
-    """The worst-case selective risk at many thresholds, and the worst-case area under the curve (AURC).
-
-    All thresholds share one worst case z*: wrong samples at u, right ones at l, and at equal confidence the wrong ones
-    first. Raising a wrong sample or lowering a right one never takes a wrong one out of the k most confident, so z* has
-    the most errors among the k most confident for every k at once. ``aurc`` is the mean over k = 1..N of the share of
-    wrong ones among the k most confident under z*: no confidences inside the intervals, and no order of equal ones, have
-    a larger area. O(N log N).
-
-    For confidences that are not attacked pass them as both ends. Where some of them are equal, the area is that of the
-    order with the wrong ones first, the largest one.
+def selective_risk(correct: Any, confidence: Any, threshold: float) -> CertifiedSelectiveRisk:
+    """The share of wrong ones among the samples with confidence of at least ``threshold``, without an attack.
 
     Args:
         correct: (N,) booleans or 0/1, whether the prediction is right.
-        lower: (N,) lower ends of the certified confidence intervals, in [0, 1].
-        upper: (N,) upper ends, each at least its lower end.
-        thresholds: (T,) strictly increasing, in [0, 1]; None: all distinct ends of intervals, between which nothing
-            changes.
+        confidence: (N,) confidences of the predicted class, in [0, 1].
+        threshold: t, in [0, 1].
 
     Returns:
-        ``CertifiedRiskCoverage``; ``aurc`` does not depend on ``thresholds`` and exceeds the exact value by at most
-        2^-44.
+        ``CertifiedSelectiveRisk``, whose ``coverage_at_worst`` is the coverage.
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: no samples, shapes that differ, bounds that are NaN, unordered or outside [0, 1], or thresholds that
-            do not increase inside [0, 1].
-
-    Source:
-        The curve and its area: Geifman, Uziel and El-Yaniv (ICLR 2019). Their worst case: this project.
+        ValueError: no samples, shapes that differ, or numbers outside [0, 1].
 
     Example:
-        >>> curve = certified_risk_coverage([1, 0], lower=[0.5, 0.25], upper=[1.0, 0.75])
-        >>> curve.thresholds, curve.risk
-        (array([0.25, 0.5 , 0.75, 1.  ]), array([0.5, 0.5, 1. , 0. ]))
-        >>> round(curve.aurc, 12)
-        0.75
+        >>> selective_risk([1, 0, 0], [1.0, 0.5, 0.25], threshold=0.5).risk
+        0.5
     """
-    right, low, high = _check.some_intervals(correct, lower, upper)
-    _check.require_ordered(low, high)
-    ends = np.concatenate((low, high))
-    at = np.unique(ends) if thresholds is None else checked_thresholds(thresholds)
-    chosen = right != 0
-    wrong, sure = np.sort(high[~chosen]), np.sort(low[chosen])
-    worst = np.unique(np.concatenate((wrong, sure)))  # z*, in groups of equal confidence
-    return curve_of_counts(
-        thresholds=at,
-        errors=_at_least(wrong, at),
-        kept=_at_least(sure, at),
-        stay=_at_least(np.sort(low), at),
-        n=right.size,
-        right=sure.size,
-        aurc=aurc_of_groups(_equal_to(wrong, worst)[::-1], _equal_to(sure, worst)[::-1]),
-    )
+    right, z = _check.points(correct, confidence)
+    return certified_selective_risk(right, z, z, threshold)
 
 
-def checked_thresholds(value: Any) -> _Floats:
-    """(T,) strictly increasing thresholds in [0, 1], copied."""
-    result = np.array(_check.float_vector("thresholds", value))
-    if not result.size:
-        raise ValueError("thresholds: expected at least one, got none")
-    good = (result >= 0) & (result <= 1) & np.append(True, result[1:] > result[:-1])
-    if not good.all():
-        at = int(np.argmin(good))
-        raise ValueError(
-            f"thresholds: expected strictly increasing numbers in [0, 1], got {result[at]} at "
-            f"position {at}"
-        )
-    return result
+class SelectiveRisk(Metric):
+    """The share of wrong ones among the samples with a confidence of at least ``threshold``."""
+
+    name = "selective_risk"
+    title = "selective risk"
+    words = "risk among the accepted predictions"
+    uses = ("threshold",)
+
+    def certified(self, samples: Samples, options: Options) -> float:
+        """``certified_selective_risk``."""
+        rows = samples.correct, samples.lower, samples.upper
+        return certified_selective_risk(*rows, options.threshold).risk
+
+    def failed(self, samples: Samples, options: Options, k: int) -> float:
+        """A failed sample is accepted and wrong, first those that were accepted and right."""
+        stay, wrong = self.accepted(samples, options)
+        wrong, stay = min(wrong + k, len(samples)), max(stay - k, 0)
+        return rounded_up(Fraction(wrong, wrong + stay)) if wrong else 0.0
+
+    def accepted(self, samples: Samples, options: Options) -> tuple[int, int]:
+        """How many right samples no attack can get rejected, and how many wrong ones one can get accepted."""
+        right = samples.correct != 0
+        stay = int(np.count_nonzero(right & (samples.lower >= options.threshold)))
+        wrong = int(np.count_nonzero(~right & (samples.upper >= options.threshold)))
+        return stay, wrong + samples.gap.size
+
+    def no_population(self, options: Options) -> str | None:
+        """There is one."""
+        return None
+
+    def population(self, samples: Samples, options: Options, risk: float, alpha: float) -> float:
+        """From above the share that is accepted and wrong, from below that which is accepted and right."""
+        stay, wrong = self.accepted(samples, options)
+        n = len(samples)
+        most_wrong = 1.0 - population_share(n - wrong, n, risk / 2) + alpha
+        least_right = max(population_share(stay, n, risk / 2) - alpha, 0.0)
+        return min(1.0, most_wrong / (most_wrong + least_right) * (1.0 + 1e-12))
+
+    def state(self, options: Options) -> RiskCoverageState:
+        """Counts at the threshold."""
+        return RiskCoverageState([options.threshold])
 
 
-def curve_of_counts(
-    thresholds: _Floats,
-    errors: _Counts,
-    kept: _Counts,
-    stay: _Counts,
-    n: int,
-    right: int,
-    aurc: float,
-) -> CertifiedRiskCoverage:
-    """The curve from how many samples count at each threshold."""
-    result = CertifiedRiskCoverage(
-        thresholds=thresholds,
-        risk=ratios_up(errors, errors + kept),
-        coverage=ratios_down(stay, np.full(stay.shape, n)),
-        errors=errors,
-        kept=kept,
-        aurc=aurc,
-        n=n,
-        accuracy=right / n,
-    )
-    for column in (result.thresholds, result.risk, result.coverage, result.errors, result.kept):
-        column.flags.writeable = False
-    return result
-
-
-def aurc_of_groups(wrong: _Counts, right: _Counts) -> float:
-    """The area, rounded up, where group after group of equal confidence is accepted, in each the wrong ones first.
-
-    Ranks up to 2^20 are summed one by one. In a run of wrong samples from rank a + 1 to b, with e errors before it, the
-    terms (e + k - a) / k sum to b - a + (e - a) (H_b - H_a), and in a run of right ones to e (H_b - H_a). There a >=
-    2^20, so H_b - H_a = log((2b + 1) / (2a + 1)) + (1 / (b + 1/2)^2 - 1 / (a + 1/2)^2) / 24 to 2^-80.
-
-    Args:
-        wrong: (G,) wrong samples of each group, from the most confident on.
-        right: (G,) right samples of each group.
-
-    Returns:
-        The area, at most 1.
-    """
-    runs = np.column_stack((wrong, right)).ravel()
-    ends = np.cumsum(runs)
-    errors_at_end = np.cumsum(np.column_stack((wrong, np.zeros_like(right))).ravel())
-    rows, errors = int(ends[-1]), int(errors_at_end[-1])
-    if not errors:
-        return 0.0
-    # The part of each run among the ranks that are summed one by one, which may cut one of them.
-    head = np.diff(np.minimum(ends, _SUMMED_RANKS), prepend=0)
-    is_wrong = np.arange(runs.size) % 2 == 0
-    among = np.cumsum(np.repeat(is_wrong, head))
-    total = float((among / np.arange(1, among.size + 1)).sum())
-
-    rest = runs > head
-    a = (ends - runs + head)[rest].astype(np.float64)
-    b = ends[rest].astype(np.float64)
-    of_wrong = is_wrong[rest]
-    before = (errors_at_end - np.where(is_wrong, runs - head, 0))[rest]
-    harmonic = np.log1p((b - a) / (a + 0.5))
-    harmonic += ((b + 0.5) ** -2.0 - (a + 0.5) ** -2.0) / 24
-    total += float(np.where(of_wrong, (b - a) + (before - a) * harmonic, before * harmonic).sum())
-    # One by one: positive quotients summed in pairs, so a relative error below 2^-47. By runs: terms
-    # of at most their number of samples, each right to a few units of 2^-53 of that.
-    slack = 2.0**-46 * total + (2.0**-46 * rows if rest.any() else 0.0)
-    return min(1.0, (total + slack) / rows * (1 + 2.0**-50))
-
-
-def _at_least(ordered: _Floats, thresholds: _Floats) -> _Counts:
-    """(T,) how many of the sorted values lie at or above each threshold."""
-    return ordered.size - np.searchsorted(ordered, thresholds, "left")
-
-
-def _equal_to(ordered: _Floats, values: _Floats) -> _Counts:
-    """How many of the sorted numbers equal each of the values, which are sorted and contain them all."""
-    return np.diff(np.searchsorted(ordered, values, "right"), prepend=0)
+METRIC = SelectiveRisk()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Certified metrics as ``torchmetrics.Metric``: for training loops and evaluations that collect metrics that way.
 
-Each keeps the integers of the class of ``certcal_ext.metrics.stateful`` it names in one state that is summed across
+Each keeps the integers of the state class that it names in one state that is summed across
 processes, so ``compute`` gives the result for all samples of all of them, bit for bit whatever the split. Import this
 module by name; nothing else in the package does.
 
@@ -25,14 +25,12 @@ except ImportError as missing:
         "certcal_ext.metrics.torchmetrics_adapter needs torch and torchmetrics: pip install torchmetrics"
     ) from missing
 
-from certcal_ext.metrics.stateful import (
-    BrierState,
-    CertifiedState,
-    EceState,
-    KsState,
-    LogLossState,
-    RiskCoverageState,
-)
+from certcal_ext.metrics.brier import BrierState
+from certcal_ext.metrics.ece import EceState
+from certcal_ext.metrics.ks import KsState
+from certcal_ext.metrics.log_loss import LogLossState
+from certcal_ext.metrics.risk_coverage import RiskCoverageState
+from certcal_ext.metrics.state import CertifiedState
 
 __all__ = [
     "CertifiedAurc",
@@ -51,7 +49,7 @@ class CertifiedMetric(Metric):  # type: ignore[misc, unused-ignore]
     whatever stands beside the value (accuracy, score of a constant confidence, signs of the bins, curve).
 
     Args:
-        kind: the class of ``certcal_ext.metrics.stateful``.
+        kind: a state class.
         settings: its arguments.
         **kwargs: those of ``torchmetrics.Metric``.
     """
@@ -59,7 +57,6 @@ class CertifiedMetric(Metric):  # type: ignore[misc, unused-ignore]
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
-    _value = "value"
 
     sums: torch.Tensor
 
@@ -95,7 +92,7 @@ class CertifiedMetric(Metric):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: there are none.
         """
-        value = getattr(self.result(), self._value)
+        value = self.result().value
         return torch.tensor(value, dtype=torch.float64, device=self.sums.device)
 
     def result(self) -> Any:
@@ -149,16 +146,17 @@ class CertifiedLogLossScore(CertifiedMetric):
 
     Args:
         clip: confidences are reported inside [clip, 1 - clip]; None: as they are.
+        dtype: the format that the deployed model clips in, as in ``certified_log_loss``.
         **kwargs: those of ``torchmetrics.Metric``.
 
     Raises:
         TypeError: ``clip`` is no number.
-        ValueError: it is out of range.
+        ValueError: it is out of range or vanishes in ``dtype``, or ``dtype`` is unknown.
     """
 
-    def __init__(self, clip: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, clip: float | None = None, dtype: str = "float64", **kwargs: Any) -> None:
         """A metric of no samples; the arguments are described with the class."""
-        super().__init__(LogLossState, {"clip": clip}, **kwargs)
+        super().__init__(LogLossState, {"clip": clip, "dtype": dtype}, **kwargs)
 
 
 class CertifiedKsError(CertifiedMetric):
@@ -189,8 +187,6 @@ class CertifiedAurc(CertifiedMetric):
         TypeError: ``thresholds`` is no array of numbers.
         ValueError: they do not increase inside [0, 1].
     """
-
-    _value = "aurc"
 
     def __init__(self, thresholds: Any = None, **kwargs: Any) -> None:
         """A metric of no samples; the arguments are described with the class."""

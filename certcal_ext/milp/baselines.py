@@ -10,13 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.metrics.brier_ece import ece
+from certcal_ext.bins import Bins
+from certcal_ext.metrics.ece import ece
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "LowerEstimate",
@@ -40,7 +44,8 @@ class LowerEstimate:
     """What a search found: the worst case is at least ``value``.
 
     Attributes:
-        value: the plain ECE of ``confidence``. A lower estimate of the worst case, no certificate.
+        value: the plain ECE of ``confidence``, as ``ece`` rounds it: never above ``certified_ece``.
+            A lower estimate of the worst case, no certificate.
         confidence: (N,) confidences inside the intervals; read-only.
         steps: steps taken, over all starts.
         seconds: wall time.
@@ -80,8 +85,7 @@ class _Task:
         return np.clip(self.low + share * (self.high - self.low), self.low, self.high)
 
     def bin_of(self, confidence: Floats) -> NDArray[np.int64]:
-        side: Any = "right" if self.left else "left"
-        return np.searchsorted(self.edges[1:-1], confidence, side).astype(np.int64)
+        return Bins(self.edges, "left" if self.left else "right").index(confidence)
 
     def offer(self, confidence: Floats) -> None:
         """Keeps the confidences if their plain ECE is the largest yet."""
@@ -151,6 +155,40 @@ def lower_estimate_brier_worst(
     return task.result()
 
 
+class DeceOptions(TypedDict, total=False):
+    """Options of ``lower_estimate_dece``.
+
+    Attributes:
+        steps: steps from each start; default 1,000.
+        learning_rate: how far Adam moves a confidence at most in a step, about; default 0.01.
+        temperature: t, how soft the bins are; default 0.01.
+        starts: some of ``"lower"``, ``"middle"``, ``"upper"``, ``"brier-worst"``; default the second
+            and the last.
+    """
+
+    steps: int
+    learning_rate: float
+    temperature: float
+    starts: Iterable[str]
+
+
+class AdmmOptions(TypedDict, total=False):
+    """Options of ``lower_estimate_admm``.
+
+    Attributes:
+        steps: steps from each start at most; fewer where nothing moves any more. Default 3,000, as
+            the paper has it.
+        penalty: weight of the quadratic terms at first; default 0.03.
+        growth: factor of it at each step; default 1.005.
+        starts: some of ``"lower"``, ``"middle"``, ``"upper"``, ``"brier-worst"``; default all.
+    """
+
+    steps: int
+    penalty: float
+    growth: float
+    starts: Iterable[str]
+
+
 def lower_estimate_dece(
     correct: Any,
     lower: Any,
@@ -158,11 +196,7 @@ def lower_estimate_dece(
     bins: int = 15,
     edges: Any = None,
     closed: str = "right",
-    *,
-    steps: int = 1000,
-    learning_rate: float = 0.01,
-    temperature: float = 0.01,
-    starts: Iterable[str] = ("middle", "brier-worst"),
+    **options: Unpack[DeceOptions],
 ) -> LowerEstimate:
     """Gradient ascent on the differentiable ECE, reported by the plain ECE of the best point.
 
@@ -178,10 +212,7 @@ def lower_estimate_dece(
         bins: number M of bins of equal width; not used where ``edges`` is given.
         edges: (M + 1,) strictly increasing from 0 to 1.
         closed: which end of a bin belongs to it, as in ``certified_ece``.
-        steps: steps from each start.
-        learning_rate: how far Adam moves a confidence at most in a step, about.
-        temperature: t, how soft the bins are.
-        starts: some of ``"lower"``, ``"middle"``, ``"upper"``, ``"brier-worst"``.
+        options: of the ascent, by name, see ``DeceOptions``.
 
     Returns:
         ``LowerEstimate``.
@@ -199,10 +230,11 @@ def lower_estimate_dece(
         True
     """
     task = _Task(correct, lower, upper, bins, edges, closed)
-    count = _check.whole_number("steps", steps, 1)
-    rate = _check.positive_number("learning_rate", learning_rate)
-    soft = _check.positive_number("temperature", temperature)
-    for name in _checked_starts(starts):
+    _check.options("lower_estimate_dece", options, DeceOptions)
+    count = _check.whole_number("steps", options.get("steps", 1000), 1, 10**7)
+    rate = _check.positive_number("learning_rate", options.get("learning_rate", 0.01))
+    soft = _check.positive_number("temperature", options.get("temperature", 0.01))
+    for name in _checked_starts(options.get("starts", ("middle", "brier-worst"))):
         z = task.start(name)
         task.offer(z)
         mean, square = np.zeros_like(z), np.zeros_like(z)
@@ -241,11 +273,7 @@ def lower_estimate_admm(
     bins: int = 15,
     edges: Any = None,
     closed: str = "right",
-    *,
-    steps: int = 3000,
-    penalty: float = 0.03,
-    growth: float = 1.005,
-    starts: Iterable[str] = STARTS,
+    **options: Unpack[AdmmOptions],
 ) -> LowerEstimate:
     """ADMM on the mixed-integer program, reported by the plain ECE of the best rounded point.
 
@@ -266,11 +294,7 @@ def lower_estimate_admm(
         bins: number M of bins of equal width; not used where ``edges`` is given.
         edges: (M + 1,) strictly increasing from 0 to 1.
         closed: which end of a bin belongs to it, as in ``certified_ece``.
-        steps: steps from each start at most; fewer where nothing moves any more. The paper has
-            3,000.
-        penalty: weight of the quadratic terms at first.
-        growth: factor of it at each step.
-        starts: some of ``"lower"``, ``"middle"``, ``"upper"``, ``"brier-worst"``.
+        options: of the iteration, by name, see ``AdmmOptions``.
 
     Returns:
         ``LowerEstimate``.
@@ -288,13 +312,14 @@ def lower_estimate_admm(
         True
     """
     task = _Task(correct, lower, upper, bins, edges, closed)
-    count = _check.whole_number("steps", steps, 1)
-    weight = _check.positive_number("penalty", penalty)
-    factor = _check.real_number("growth", growth)
+    _check.options("lower_estimate_admm", options, AdmmOptions)
+    count = _check.whole_number("steps", options.get("steps", 3000), 1, 10**7)
+    weight = _check.positive_number("penalty", options.get("penalty", 0.03))
+    factor = _check.real_number("growth", options.get("growth", 1.005))
     if factor < 1:
-        raise ValueError(f"growth: expected a factor of at least 1, got {growth}")
+        raise ValueError(f"growth: expected a factor of at least 1, got {factor}")
     splitting = _Splitting(task)
-    for name in _checked_starts(starts):
+    for name in _checked_starts(options.get("starts", STARTS)):
         task.offer(task.start(name))
         task.steps += splitting.run(task.start(name), count, weight, factor)
     return task.result()
@@ -375,9 +400,7 @@ class _Splitting:
 
 
 def _checked_starts(starts: Any) -> tuple[str, ...]:
-    if isinstance(starts, str) or not isinstance(starts, Iterable):
-        raise TypeError(f"starts: expected a list of names, got {type(starts).__name__}")
-    names = tuple(starts)
-    if not names or any(name not in STARTS for name in names):
-        raise ValueError(f"starts: expected some of {', '.join(STARTS)}, got {names}")
+    names = tuple(_check.choice("starts", name, STARTS) for name in _check.items("starts", starts))
+    if not names:
+        raise ValueError(f"starts: expected some of {', '.join(STARTS)}, got none")
     return names

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Feasible points of the program of ``milp_program``: what starts the solver and what it found."""
+"""Points that the arguments allow, whose ECE is a lower end of the worst case."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from certcal_ext.metrics.brier_ece import certified_ece
-from certcal_ext.milp.program import Bools, Floats, Pieces, Problem, Program, sums
+from certcal_ext.metrics.ece import certified_ece
+from certcal_ext.milp.problem import Bools, Floats, Ints, Pieces, Problem, sums
 
-#: How far a point of HiGHS may miss a linear constraint, whose largest coefficient is in [1/2, 1),
-#: and how far one that HiGHS starts from, which has to pass its tolerance.
-_FEASIBLE, _START = 1e-9, 1e-11
+#: How often a point is moved back to its linear constraints before it is given up.
+_MOVES = 6
+
+#: How far inside a constraint a point is moved, in units of what rounding may cost.
+_CLEAR = 4
 
 
 @dataclass(frozen=True)
@@ -21,171 +24,233 @@ class Point:
     """One choice of all confidences.
 
     Attributes:
-        chosen: (P,) the piece of each sample.
-        confidence: (N,) the confidences, edges that a bin does not hold included.
-        errors: (M,) the sums E_m of c - z.
+        problem: what it belongs to.
+        bin: (N,) the bin or group of each sample.
+        confidence: (N,) the confidences. Without linear constraints and with fixed edges an edge
+            may stand for confidences as near to it as one likes, on the side of ``bin``.
+        met: whether linear constraints hold exactly, and not only but for rounding.
     """
 
-    chosen: Bools
+    problem: Problem
+    bin: Ints
     confidence: Floats
-    errors: Floats
+    met: bool = True
+
+    @cached_property
+    def total(self) -> float:
+        """N times the ECE, about."""
+        errors = sums(self.bin, self.problem.right - self.confidence, self.problem.bins)
+        return float(np.abs(errors).sum())
+
+    @cached_property
+    def exact(self) -> Fraction:
+        """The ECE."""
+        errors = [Fraction()] * self.problem.bins
+        truth, z = self.problem.right.tolist(), self.confidence.tolist()
+        for at, c, x in zip(self.bin.tolist(), truth, z, strict=True):
+            errors[at] += c - Fraction(x)
+        return Fraction(sum(abs(error) for error in errors), len(z))
 
     @property
-    def total(self) -> float:
-        """N times the ECE."""
-        return float(np.abs(self.errors).sum())
+    def rank(self) -> tuple[bool, float]:
+        """The larger, the better."""
+        return self.met, self.total
 
-    def columns(self, problem: Problem, pieces: Pieces, program: Program) -> Floats:
-        """The point as values of all columns of the program."""
-        above = np.where(self.chosen, self.confidence[pieces.sample] - pieces.low, 0.0)
-        thresholds = np.zeros(0)
-        if problem.sizes is not None:
-            ranks = np.cumsum(problem.sizes)[:-1] - 1
-            thresholds = np.sort(self.confidence)[ranks]
-        values = np.concatenate(
-            [self.chosen, above, self.errors >= 0, np.abs(self.errors), thresholds]
-        )
-        inside: Floats = np.clip(values, *program.columns)
-        return inside
-
-    def inside_bins(self, problem: Problem, pieces: Pieces) -> Floats:
+    def inside_bins(self) -> Floats:
         """The confidences, moved by one float where they sit on an edge that is not their bin's."""
+        problem, at, z = self.problem, self.bin, self.confidence
         if problem.sizes is not None:
-            return self.confidence
-        at, z = pieces.bin[self.chosen], self.confidence
+            return z
         if problem.left:
             outside = (z == problem.edges[at + 1]) & (at < problem.bins - 1)
             return np.where(outside, np.nextafter(z, -1.0), z)
         return np.where((z == problem.edges[at]) & (at > 0), np.nextafter(z, 2.0), z)
 
 
-def settled(problem: Problem, pieces: Pieces, chosen: Bools) -> Point:
-    """All samples in their chosen pieces, each bin pushed as far as it goes: a supremum."""
-    at, right = pieces.bin[chosen], pieces.right[chosen]
-    low, high = pieces.low[chosen], pieces.high[chosen]
+def settled(problem: Problem, pieces: Pieces, index: Ints) -> Point:
+    """All samples in these pieces, each bin pushed as far as it goes: a supremum."""
+    at, right = pieces.bin[index], pieces.right[index]
+    low, high = pieces.low[index], pieces.high[index]
     largest = sums(at, right - low, problem.bins)
     smallest = sums(at, right - high, problem.bins)
-    up = largest >= -smallest
-    return Point(chosen, np.where(up[at], low, high), np.where(up, largest, smallest))
+    return Point(problem, at, np.where((largest >= -smallest)[at], low, high))
 
 
-def placed(
-    problem: Problem, pieces: Pieces, confidence: Floats, moved: Bools, slack: float = _START
-) -> Point | None:
-    """Given confidences, with each sample in the piece that holds its own; None if infeasible."""
-    if not problem.satisfied(confidence, slack):
-        return None
+def placed(problem: Problem, confidence: Floats, moved: Bools) -> Point | None:
+    """Given confidences; None where limits forbid them. Ties of groups are broken by index."""
     if problem.attacked is not None and int(moved.sum()) > problem.attacked:
+        return None
+    missed = max((abs(by) for by in problem.missed(confidence)), default=Fraction())
+    if missed > problem.rounding:
         return None
     if problem.sizes is None:
         at = problem.bin_of(confidence)
     else:
         at = np.empty(confidence.size, np.int64)
-        order = np.argsort(confidence, kind="stable")
-        at[order] = np.repeat(np.arange(problem.bins), problem.sizes)
-    chosen = pieces.bin == at[pieces.sample]
-    if problem.attacked is not None:
-        chosen &= pieces.stays == ~moved[pieces.sample]
-    if int(chosen.sum()) != confidence.size:
-        return None
-    errors = sums(at, problem.right - confidence, problem.bins)
-    return Point(chosen, confidence, errors)
+        at[np.argsort(confidence, kind="stable")] = np.repeat(
+            np.arange(problem.bins), problem.sizes
+        )
+    return Point(problem, at, confidence, not missed)
 
 
-def found_point(problem: Problem, pieces: Pieces, columns: Floats) -> Point | None:
-    """What the columns of HiGHS's solution stand for, its rounding taken off."""
-    count = pieces.sample.size
-    if problem.attacked is not None and not problem.coupled:
-        signs = columns[2 * count : 2 * count + problem.bins]
-        return _best_attacks(problem, pieces, np.where(signs > 0.5, 1.0, -1.0))
-    order = np.lexsort((-columns[:count], pieces.sample))
-    chosen = np.zeros(count, np.bool_)
-    chosen[order[np.r_[True, np.diff(pieces.sample[order]) != 0]]] = True
-    if problem.attacked is not None and int((~pieces.stays[chosen]).sum()) > problem.attacked:
-        return None
-    if not problem.coupled:
-        return settled(problem, pieces, chosen)
-    z = np.clip((pieces.low + columns[count : 2 * count])[chosen], problem.low, problem.high)
-    moved = ~pieces.stays[chosen]
-    if problem.clean is not None and problem.attacked is not None:
-        z = np.where(moved, z, problem.clean)
-    if not problem.satisfied(z, _FEASIBLE):
-        return None
-    at = pieces.bin[chosen]
-    if problem.sizes is None:
-        z = np.clip(z, pieces.low[chosen], pieces.high[chosen])
-    elif not _ordered(z, at):
-        return None
-    return Point(chosen, z, sums(at, problem.right - z, problem.bins))
-
-
-def _ordered(confidence: Floats, group: NDArray[np.int64]) -> bool:
-    """Whether no confidence is below one of a lower group; between equal ones any order will do."""
-    order = np.lexsort((confidence, group))
-    z, at = confidence[order], group[order]
-    return bool(np.all(z[1:] >= z[:-1] - _FEASIBLE * (at[1:] > at[:-1])))
-
-
-def plain_points(problem: Problem, pieces: Pieces) -> list[Point]:
+def plain_points(problem: Problem) -> list[Point]:
     """Points that need no solver: both ends of the intervals and the clean confidences."""
     everyone = np.ones(problem.right.size, np.bool_)
     wrong_way = np.where(problem.right == 1, problem.low, problem.high)
     candidates = [(z, everyone) for z in (problem.low, problem.high, wrong_way)]
     if problem.clean is not None:
         candidates.append((problem.clean, ~everyone if problem.attacked is not None else everyone))
-    points = (placed(problem, pieces, z, moved) for z, moved in candidates)
+    points = (placed(problem, z, moved) for z, moved in candidates)
     return [point for point in points if point is not None]
 
 
 def recursion_points(problem: Problem, pieces: Pieces) -> list[Point]:
     """What the recursion's solution gives: itself, or its best k attacks."""
-    arrays = (problem.right, problem.low, problem.high)
     if problem.sizes is not None:
         return []
     closed = "left" if problem.left else "right"
-    exact = certified_ece(*arrays, edges=problem.edges, closed=closed)
-    if problem.rows or problem.attacked is None:
-        everyone = np.ones(problem.right.size, np.bool_)
-        point = placed(problem, pieces, exact.worst_confidence, everyone)
-        if point is None:
-            return []
-        return [point if problem.rows else settled(problem, pieces, point.chosen)]
-    return [_best_attacks(problem, pieces, exact.signs.astype(np.float64))]
+    exact = certified_ece(
+        problem.right, problem.low, problem.high, edges=problem.edges, closed=closed
+    )
+    if not problem.rows:
+        return [searched(problem, pieces, exact.signs > 0)]
+    if problem.attacked is not None:
+        return []
+    point = placed(problem, exact.worst_confidence, np.ones(problem.right.size, np.bool_))
+    return [] if point is None else [point]
 
 
-def _best_attacks(problem: Problem, pieces: Pieces, signs: Floats) -> Point:
-    """Local search over the signs of the bins; for fixed signs the best k attacks are exact."""
-    best, value = _attacks(problem, pieces, signs)
-    better = True
-    while better:
+def searched(problem: Problem, pieces: Pieces, up: Bools) -> Point:
+    """Local search over the sides of the bins; for given sides the best pieces are exact."""
+    best, value = _best_pieces(problem, pieces, up)
+    better, up = True, up.copy()
+    while better and problem.attacked is not None:
         better = False
         for m in range(problem.bins):
-            signs[m] = -signs[m]
-            point, gain = _attacks(problem, pieces, signs)
+            up[m] = not up[m]
+            index, gain = _best_pieces(problem, pieces, up)
             if gain > value + 1e-12:
-                best, value, better = point, gain, True
+                best, value, better = index, gain, True
             else:
-                signs[m] = -signs[m]
+                up[m] = not up[m]
     return settled(problem, pieces, best)
 
 
-def _attacks(problem: Problem, pieces: Pieces, signs: Floats) -> tuple[Bools, float]:
-    """The choice of pieces that is best for the signs, and N times what it reaches."""
-    assert problem.attacked is not None
-    up = signs[pieces.bin] > 0
-    gain = np.where(up, pieces.right - pieces.low, pieces.high - pieces.right)
-    staying = _first(pieces, np.where(pieces.stays, gain, -np.inf))
-    moving = _first(pieces, np.where(pieces.stays, -np.inf, gain))
-    improvement = gain[moving] - gain[staying]
+def _best_pieces(problem: Problem, pieces: Pieces, up: Bools) -> tuple[Ints, float]:
+    """The pieces that are best for the sides, and N times what they reach."""
+    gain = np.where(up[pieces.bin], pieces.right - pieces.low, pieces.high - pieces.right)
+    if problem.attacked is None:
+        index = pieces.largest(gain)
+        return index, float(gain[index].sum())
+    index = pieces.largest(np.where(pieces.stays, gain, -np.inf))
+    moving = pieces.largest(np.where(pieces.stays, -np.inf, gain))
+    improvement = gain[moving] - gain[index]
     most = np.argsort(-improvement, kind="stable")[: problem.attacked]
-    index = staying.copy()
-    index[most] = np.where(improvement[most] > 0, moving[most], staying[most])
-    chosen = np.zeros(gain.size, np.bool_)
-    chosen[index] = True
-    return chosen, float(gain[index].sum())
+    most = most[improvement[most] > 0]
+    index[most] = moving[most]
+    return index, float(gain[index].sum())
 
 
-def _first(pieces: Pieces, gain: Floats) -> NDArray[np.int64]:
-    """(N,) the piece of each sample with the largest gain."""
-    order = np.lexsort((-gain, pieces.sample))
-    return order[np.r_[True, np.diff(pieces.sample[order]) != 0]].astype(np.int64)
+def most_moved(problem: Problem, share_moved: Floats) -> Bools:
+    """The samples that are attacked: those with the largest shares, as many as may be."""
+    moved = np.ones(share_moved.size, np.bool_)
+    if problem.attacked is not None:
+        moved[np.argsort(-share_moved, kind="stable")[problem.attacked :]] = False
+    return moved
+
+
+def grouped(problem: Problem, order: Ints, moved: Bools) -> Point | None:
+    """The best confidences for groups of equal mass that are cut from an order; None if not allowed.
+
+    For given groups, and thresholds e_m between them, a group pushed up has z = max(l, e_(m-1)) and
+    one pushed down z = min(u, e_m); a recursion over the groups finds the best thresholds among the
+    ends of the intervals, where a vertex has them.
+    """
+    assert problem.sizes is not None
+    low, high = problem.low, problem.high
+    if problem.clean is not None and problem.attacked is not None:
+        low, high = np.where(moved, low, problem.clean), np.where(moved, high, problem.clean)
+    low, high, right = low[order], high[order], problem.right[order]
+    cuts = np.r_[0, np.cumsum(problem.sizes)]
+    floors = np.maximum.accumulate(low)[cuts[1:-1] - 1]
+    tops = np.minimum.accumulate(high[::-1])[::-1][cuts[1:-1]]
+    if (floors > tops).any():
+        return None
+    candidate = np.unique(np.r_[0.0, low, high, 1.0])
+    # value[e]: the best of the groups so far if the threshold above them is e.
+    value = np.where(candidate == 0.0, 0.0, -np.inf)
+    steps = []
+    for m in range(problem.bins):
+        part = slice(cuts[m], cuts[m + 1])
+        up = (right[part] - np.maximum(low[part], candidate[:, None])).sum(1)
+        down = (np.minimum(high[part], candidate[:, None]) - right[part]).sum(1)
+        steps.append((value, up))
+        value = np.maximum(np.maximum.accumulate(value) + down, np.maximum.accumulate(value + up))
+        if m < tops.size:
+            value[(candidate < floors[m]) | (candidate > tops[m])] = -np.inf
+    z, above = np.empty_like(low), candidate.size - 1
+    for m in range(problem.bins - 1, -1, -1):
+        part = slice(cuts[m], cuts[m + 1])
+        value, up = steps[m]
+        pushed, kept = np.argmax((value + up)[: above + 1]), np.argmax(value[: above + 1])
+        down = (np.minimum(high[part], candidate[above]) - right[part]).sum()
+        if (value + up)[pushed] >= value[kept] + down:
+            z[part] = np.maximum(low[part], candidate[pushed])
+            above = int(pushed)
+        else:
+            z[part] = np.minimum(high[part], candidate[above])
+            above = int(kept)
+    result, at = np.empty_like(z), np.empty(z.size, np.int64)
+    result[order], at[order] = z, np.repeat(np.arange(problem.bins), problem.sizes)
+    return Point(problem, at, result)
+
+
+def met(problem: Problem, pieces: Pieces, index: Ints, confidence: Floats) -> Point | None:
+    """Confidences near the given ones, in these pieces, that satisfy the linear constraints.
+
+    Open ends of bins are kept clear of by one float, so that the confidences lie in these bins.
+    """
+    at = pieces.bin[index]
+    low, high = pieces.low[index].copy(), pieces.high[index].copy()
+    if problem.sizes is None and problem.left:
+        beyond = (high == problem.edges[at + 1]) & (at < problem.bins - 1)
+        high[beyond] = np.nextafter(high[beyond], -1.0)
+    elif problem.sizes is None:
+        beyond = (low == problem.edges[at]) & (at > 0)
+        low[beyond] = np.nextafter(low[beyond], 2.0)
+    z = np.clip(confidence, low, high)
+    weights = np.array([row for row, _, _ in problem.rows])
+    # Constraints that have been missed so far: the others take no part.
+    active = np.zeros(weights.shape[0], np.bool_)
+    left = problem.missed(z)
+    for _ in range(_MOVES):
+        if not any(left):
+            break
+        # Into the range that is allowed, clear of its end by more than rounding if there is room.
+        by = np.zeros(len(left))
+        for k, (_, least, most) in enumerate(problem.rows):
+            if left[k]:
+                active[k] = True
+                margin = min(_CLEAR * problem.rounding, (most - least) / 2)
+                by[k] = float(left[k]) + (margin if left[k] > 0 else -margin)
+        z = _moved(weights[active], by[active], z, low, high)
+        left = problem.missed(z)
+    if max(abs(by) for by in left) > problem.rounding:
+        return None
+    if problem.sizes is not None:
+        order = np.lexsort((z, at))
+        if (np.diff(z[order]) < 0).any():
+            return None
+    return Point(problem, at, z, not any(left))
+
+
+def _moved(weights: Floats, by: Floats, z: Floats, low: Floats, high: Floats) -> Floats:
+    """Confidences whose weighted sums are larger ``by`` so much, about, moved where there is room."""
+    room = np.minimum(z - low, high - z)
+    if by.size == 1:
+        # One constraint tells the direction, and all the room there is counts.
+        direction = np.sign(weights[0]) * np.sign(by[0])
+        room = np.where(direction > 0, high - z, z - low)
+    scaled = weights * room
+    shares = np.linalg.lstsq(scaled, by, rcond=None)[0]
+    return np.clip(z + shares * room, low, high)

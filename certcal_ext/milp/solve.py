@@ -1,36 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""The certified ECE as a mixed-integer program for HiGHS: a referee of the recursion, and more.
+"""The certified ECE as a mixed-integer program: a referee of the recursion, and more.
 
 As a referee it shares no code with the recursion beyond the checks of the arguments: the bound is
-HiGHS's own, and the recursion's solution at most starts its search. It also solves what the
-recursion cannot express: few attacked samples, bins that the attack itself forms, and linear
-constraints.
+its own, and the recursion's solution at most starts its search. It also solves what the recursion
+cannot express: few attacked samples, bins that the attack itself forms, and linear constraints.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext.metrics.brier_ece import certified_ece
-from certcal_ext.milp.points import Point, found_point, plain_points, recursion_points
-from certcal_ext.milp.program import Problem, pieces_of, program_of
-from certcal_ext.milp.solver import (
-    TIMED_OUT,
-    Lines,
-    Outcome,
-    Watch,
-    import_highspy,
-    maximise,
-)
+from certcal_ext._rounding import rounded_down, rounded_up
+from certcal_ext.metrics.ece import certified_ece
+from certcal_ext.milp.points import Point, plain_points, recursion_points
+from certcal_ext.milp.problem import Problem, pieces_of
+from certcal_ext.milp.relaxation import import_highspy
+from certcal_ext.milp.search import Search
+from certcal_ext.milp.solver import Lines, Watch, watched
 
-__all__ = ["CertifiedEceMilp", "LinearConstraint", "certified_ece_milp"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["CertifiedEceMilp", "Limits", "LinearConstraint", "certified_ece_milp"]
+
+OPTIMAL, NOT_REACHED = "Optimal", "Upper bound"
+TIMED_OUT, INTERRUPTED = "Time limit reached", "Interrupted by user"
+
+#: How far bound and best point may be apart where the result is called optimal.
+_AGREE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -48,23 +53,52 @@ class LinearConstraint:
     upper: float = np.inf
 
 
-@dataclass(frozen=True)
-class CertifiedEceMilp:
-    """What the solver proved and what it found.
+class Limits(TypedDict, total=False):
+    """Options of ``certified_ece_milp``.
 
     Attributes:
-        bound: the certificate: HiGHS's dual bound, widened by what its tolerances allow, at most 1.
-            No confidences that the arguments allow have a higher ECE, whether or not the solver
-            finished.
-        incumbent: the ECE of the worst confidences found (a supremum: open edges are approached);
-            at most ``bound``. With linear constraints an edge counts as part of both its bins.
-        optimal: whether the solver finished, so that ``bound`` and ``incumbent`` agree to its
-            tolerances.
-        status: HiGHS's own words: ``"Optimal"``, ``"Time limit reached"``, or ``"Interrupted by
-            user"`` after Ctrl-C.
+        max_attacked: at most so many samples leave their clean ``confidence``; None for no limit. 0
+            gives the plain ECE of ``confidence``, N gives ``certified_ece``.
+        confidence: (N,) clean confidences, each inside its interval; needed for ``max_attacked``,
+            else only a point to start from.
+        equal_mass: number M of groups that are formed after the attack: the confidences in
+            increasing order, cut into M runs as ``numpy.array_split`` cuts them, the first N mod M
+            of them one longer. Ties are broken in the way that is worst, so the bound holds for
+            every rule. ``edges`` must not be given then, and ``closed`` has no meaning.
+        constraints: ``LinearConstraint`` objects, or (coefficients, lower, upper).
+        warm_start: whether the search knows the recursion's solution at its start, where that is
+            allowed, besides the ends of the intervals and the clean confidences.
+        progress: True for a line on stderr at most every 2 seconds, or a function called as
+            progress(bound, incumbent, seconds) on the calling thread; an exception that it raises
+            stops the solver and passes through.
+    """
+
+    max_attacked: int | None
+    confidence: Any
+    equal_mass: int | None
+    constraints: Iterable[LinearConstraint | Sequence[Any]] | None
+    warm_start: bool
+    progress: bool | Watch
+
+
+@dataclass(frozen=True)
+class CertifiedEceMilp:
+    """What was proved and what was found.
+
+    Attributes:
+        bound: the certificate, at most 1. No confidences that the arguments allow have a higher
+            ECE, whether or not the search finished. It does not rest on HiGHS: see ``docs/milp.md``.
+        incumbent: the ECE of the worst confidences found, evaluated exactly and rounded down (a
+            supremum: open edges are approached, except with linear constraints). 0 if none were
+            found.
+        optimal: whether the search finished and ``bound`` and ``incumbent`` agree to 1e-7.
+        status: ``"Optimal"``; ``"Upper bound"`` where the search finished and no confidences were
+            found that reach the bound; ``"Time limit reached"``; ``"Interrupted by user"`` after
+            Ctrl-C.
         seconds: wall time of building and solving.
-        worst_confidence: (N,) confidences that reach ``incumbent``, to 1e-9; they satisfy linear
-            constraints to 1e-9 of the largest coefficient. None if no feasible ones were found.
+        worst_confidence: (N,) confidences that reach ``incumbent``, to one float where an open edge
+            is approached. They satisfy linear constraints exactly, or where no such ones were found
+            to N 2^-52 of the largest coefficient. None if no confidences were found.
     """
 
     bound: float
@@ -73,6 +107,11 @@ class CertifiedEceMilp:
     status: str
     seconds: float
     worst_confidence: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def value(self) -> float:
+        """The certificate, as every result has it: ``bound``."""
+        return self.bound
 
     @property
     def gap(self) -> float:
@@ -88,20 +127,16 @@ def certified_ece_milp(
     edges: Any = None,
     closed: str = "right",
     time_limit: float | None = None,
-    *,
-    max_attacked: int | None = None,
-    confidence: Any = None,
-    equal_mass: int | None = None,
-    constraints: Iterable[LinearConstraint | Sequence[Any]] | None = None,
-    warm_start: bool = True,
-    progress: bool | Watch = False,
+    **limits: Unpack[Limits],
 ) -> CertifiedEceMilp:
     """The worst-case expected calibration error by mixed-integer programming.
 
     The program of Emde et al. (ICLR 2025, ACCE), linearised exactly and solved by branch and bound
-    instead of ADMM; ``docs/milp.md`` states it with its extensions. The gap at which HiGHS stops is
-    set to 0. Ctrl-C while it runs stops it, and what it has proved until then is returned with the
-    status ``"Interrupted by user"``; a second Ctrl-C raises KeyboardInterrupt.
+    instead of ADMM; ``docs/milp.md`` states it with its extensions. HiGHS solves the relaxations;
+    each bound is proved from its prices in arithmetic that is rounded outward, so that no tolerance
+    of a solver enters. The search stops 1e-9 above the best point. Ctrl-C while it runs stops it,
+    and what it has proved until then is returned with the status ``"Interrupted by user"``; a
+    second Ctrl-C raises KeyboardInterrupt.
 
     Args:
         correct: (N,) booleans or 0/1, whether the prediction is right.
@@ -112,20 +147,7 @@ def certified_ece_milp(
         closed: which end of a bin belongs to it, as in ``certified_ece``.
         time_limit: seconds, building included, after which the solver stops with a valid, looser
             bound; None for no limit.
-        max_attacked: at most so many samples leave their clean ``confidence``; None for no limit. 0
-            gives the plain ECE of ``confidence``, N gives ``certified_ece``.
-        confidence: (N,) clean confidences, each inside its interval; needed for ``max_attacked``,
-            else only a point to start from.
-        equal_mass: number M of groups that are formed after the attack: the confidences in
-            increasing order, cut into M runs as ``numpy.array_split`` cuts them, the first N mod M
-            of them one longer. Ties are broken in the way that is worst, so the bound holds for
-            every rule. ``edges`` must not be given then, and ``closed`` has no meaning.
-        constraints: ``LinearConstraint`` objects, or (coefficients, lower, upper).
-        warm_start: whether HiGHS starts from the recursion's solution, or for other problems from
-            the best of a few feasible points.
-        progress: True for a line on stderr at most every 2 seconds, or a function called as
-            progress(bound, incumbent, seconds) on the calling thread; an exception that it raises
-            stops the solver and passes through.
+        limits: what the recursion cannot express, and how to search; by name, see ``Limits``.
 
     Returns:
         ``CertifiedEceMilp``.
@@ -135,8 +157,8 @@ def certified_ece_milp(
         TypeError: an argument is no array of numbers, or of the wrong kind.
         ValueError: no samples, shapes that differ, bounds that are NaN, unordered or outside [0,
             1], bad bins, a time limit that is not above 0, a clean confidence outside its interval
-            or missing, or constraints that no confidences satisfy.
-        RuntimeError: HiGHS failed to solve the program.
+            or missing, or constraints that are proved to allow no confidences.
+        RuntimeError: HiGHS fails on every relaxation.
 
     Source:
         Emde et al. (ICLR 2025) for the program; linearisation, extensions and bound: this project.
@@ -151,70 +173,54 @@ def certified_ece_milp(
         0.45
     """
     started = time.perf_counter()
-    problem = _checked(
-        correct,
-        lower,
-        upper,
-        bins,
-        edges,
-        closed,
-        max_attacked,
-        confidence,
-        equal_mass,
-        constraints,
-    )
+    _check.options("certified_ece_milp", limits, Limits)
+    problem = _checked(correct, lower, upper, bins, edges, closed, limits)
     limit = np.inf if time_limit is None else _check.positive_number("time_limit", time_limit)
-    if not isinstance(warm_start, (bool, np.bool_)):
-        raise TypeError(f"warm_start: expected True or False, got {type(warm_start).__name__}")
-    report = _reporter(progress)
+    report = _reporter(limits.get("progress", False))
     highspy = import_highspy()
-
-    samples, deadline = problem.right.size, started + limit
-    ceiling = _simple_bound(problem)
-    pieces = pieces_of(problem)
-    points = plain_points(problem, pieces)
-    if warm_start:
-        points += recursion_points(problem, pieces)
-    best = max(points, key=lambda point: point.total, default=None)
-    outcome, slack = Outcome(np.inf, None, TIMED_OUT), 0.0
-    if time.perf_counter() < deadline:
-        program = program_of(problem, pieces)
-        slack = program.slack
-        start = best.columns(problem, pieces, program) if best and warm_start else None
-        watch = None if report is None else _per_sample(report, samples, slack, ceiling, best)
-        outcome = maximise(highspy, program, start, deadline, watch)
-    if outcome.infeasible:
-        if problem.rows and best is None:
-            raise ValueError("constraints: expected some that confidences can satisfy, got none")
-        raise RuntimeError("HiGHS found no solution where there is one")
-    if outcome.columns is not None:
-        found = found_point(problem, pieces, outcome.columns)
-        if found is not None and (best is None or found.total > best.total):
-            best = found
-    bound = _certificate(outcome.bound + slack, samples, ceiling, best)
+    warm_start = _check.flag("warm_start", limits.get("warm_start", True))
+    bound, best, status = _searched(problem, highspy, started + limit, warm_start, report)
+    incumbent = 0.0 if best is None else rounded_down(best.exact)
+    if best is not None:
+        bound = min(1.0, max(bound, rounded_up(best.exact)))
+    if status == OPTIMAL and not bound - incumbent <= _AGREE:
+        status = NOT_REACHED
     return CertifiedEceMilp(
         bound=bound,
-        incumbent=0.0 if best is None else min(best.total / samples, bound),
-        optimal=outcome.optimal,
-        status=outcome.status,
+        incumbent=incumbent,
+        optimal=status == OPTIMAL,
+        status=status,
         seconds=time.perf_counter() - started,
-        worst_confidence=None if best is None else best.inside_bins(problem, pieces),
+        worst_confidence=None if best is None else best.inside_bins(),
     )
 
 
-def _certificate(proved: float, samples: int, ceiling: float, best: Point | None) -> float:
-    """The smaller of two bounds on the ECE, each valid by itself."""
-    if np.isfinite(proved):
-        # HiGHS versions are known that report a wrong bound when presolve alone solves a
-        # maximisation.
-        if best is not None and best.total > proved + 1e-6 * samples:
-            raise RuntimeError(
-                f"HiGHS claims that no ECE is above {proved / samples}, but "
-                f"{best.total / samples} is reached; is highspy up to date?"
-            )
-        # One float up for the division.
-        return min(ceiling, float(np.nextafter(proved / samples, 2.0)))
-    return ceiling
+def _searched(
+    problem: Problem, highspy: Any, end: float, warm_start: bool, report: Watch | None
+) -> tuple[float, Point | None, str]:
+    """The bound, the worst point and the status at the end of the search, or when its time is over."""
+    ceiling = _simple_bound(problem)
+    pieces = pieces_of(problem)
+    points = plain_points(problem)
+    if warm_start:
+        points += recursion_points(problem, pieces)
+    best = max(points, key=lambda point: point.rank, default=None)
+    stop = threading.Event()
+
+    def over() -> bool:
+        return stop.is_set() or time.perf_counter() >= end
+
+    if over():
+        return ceiling, best, TIMED_OUT
+    search = Search(problem, pieces, highspy, over, ceiling, best)
+    watch = None if report is None else _per_sample(report, problem.right.size, ceiling)
+    interrupted = watched(search.run, stop, watch)
+    if search.bound < 0 and search.best is None:
+        raise ValueError("constraints: expected some that confidences can satisfy, got none")
+    # One float up for the division.
+    bound = min(ceiling, float(np.nextafter(search.bound / problem.right.size, 2.0)))
+    status = OPTIMAL if search.finished else INTERRUPTED if interrupted else TIMED_OUT
+    return bound, search.best, status
 
 
 def _simple_bound(problem: Problem) -> float:
@@ -232,14 +238,10 @@ def _simple_bound(problem: Problem) -> float:
     return min(alone, certified_ece(right, low, high, edges=problem.edges, closed=closed).value)
 
 
-def _per_sample(
-    report: Watch, samples: int, slack: float, ceiling: float, best: Point | None
-) -> Watch:
-    least = 0.0 if best is None else best.total / samples
-
+def _per_sample(report: Watch, samples: int, ceiling: float) -> Watch:
     def watch(bound: float, incumbent: float, seconds: float) -> None:
-        shown = min(ceiling, (bound + slack) / samples)
-        report(shown, min(shown, max(least, incumbent / samples)), seconds)
+        shown = min(ceiling, float(np.nextafter(bound / samples, 2.0)))
+        report(shown, min(shown, incumbent / samples), seconds)
 
     return watch
 
@@ -261,11 +263,11 @@ def _checked(
     bins: Any,
     edges: Any,
     closed: Any,
-    max_attacked: Any,
-    confidence: Any,
-    equal_mass: Any,
-    constraints: Any,
+    limits: Limits,
 ) -> Problem:
+    max_attacked, confidence, equal_mass, constraints = map(
+        limits.get, ("max_attacked", "confidence", "equal_mass", "constraints")
+    )
     right, low, high = _check.some_intervals(correct, lower, upper)
     _check.require_ordered(low, high)
     left = _check.closed_left(closed)
@@ -304,12 +306,13 @@ def _scaled_rows(
 ) -> tuple[tuple[NDArray[np.float64], float, float], ...]:
     if constraints is None:
         return ()
-    if isinstance(constraints, LinearConstraint) or not isinstance(constraints, Iterable):
+    scalar = isinstance(constraints, np.ndarray) and constraints.ndim == 0
+    if scalar or isinstance(constraints, LinearConstraint) or not isinstance(constraints, Iterable):
         raise TypeError(
             f"constraints: expected a list of LinearConstraint, got {type(constraints).__name__}"
         )
     rows: list[tuple[NDArray[np.float64], float, float]] = []
-    for at, given in enumerate(constraints):
+    for at, given in enumerate(_check.items("constraints", constraints)):
         name = f"constraints[{at}]"
         if isinstance(given, LinearConstraint):
             parts: tuple[Any, ...] = (given.coefficients, given.lower, given.upper)
@@ -325,7 +328,8 @@ def _scaled_rows(
             raise ValueError(f"{name}.coefficients: expected finite numbers, not all 0")
         ends = []
         for word, end in zip(("lower", "upper"), parts[1:], strict=True):
-            value = float(end) if end in (np.inf, -np.inf) else _check.real_number(name, end)
+            infinite = isinstance(end, (float, np.floating)) and bool(np.isinf(end))
+            value = float(end) if infinite else _check.real_number(name, end)
             ends.append(value)
             if value == (np.inf if word == "lower" else -np.inf):
                 raise ValueError(f"{name}.{word}: expected a number that can be met, got {value}")

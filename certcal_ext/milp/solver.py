@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Running HiGHS so that it can be watched, timed out and interrupted with a valid bound."""
+"""Work on a thread of its own that can be watched and interrupted, and lines about its progress."""
 
 from __future__ import annotations
 
@@ -7,135 +7,51 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from certcal_ext.milp.program import TOLERANCE, Floats, Program
-
-#: Called as (bound, incumbent, seconds), both in units of N times the ECE.
+#: Called as (bound, incumbent, seconds).
 Watch = Callable[[float, float, float], None]
 
-TIMED_OUT = "Time limit reached"
+#: Called by the work with what it has.
+News = Callable[[float, float], None]
 
-#: How often the calling thread looks at the solver.
+#: How often the calling thread looks at the work.
 _PAUSE = 0.1
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What HiGHS leaves.
-
-    Attributes:
-        bound: its dual bound, infinite if it has none.
-        columns: its best solution, or None.
-        status: its own words.
-        optimal: whether it finished.
-        infeasible: whether it proved that nothing satisfies the rows.
-    """
-
-    bound: float
-    columns: Floats | None
-    status: str
-    optimal: bool = False
-    infeasible: bool = False
-
-
-def import_highspy() -> Any:
-    """The module, or an error that names the extra."""
-    try:
-        import highspy
-    except ImportError as error:
-        raise ImportError(
-            'certified_ece_milp needs highspy: pip install "certcal_ext[milp]"'
-        ) from error
-    return highspy
-
-
-def maximise(
-    highspy: Any, program: Program, start: Floats | None, deadline: float, watch: Watch | None
-) -> Outcome:
-    """Solves the program; on Ctrl-C stops HiGHS and returns what it has proved.
+def watched(work: Callable[[News], None], stop: threading.Event, watch: Watch | None) -> bool:
+    """Runs ``work`` to its end; whether Ctrl-C stopped it.
 
     HiGHS runs on a thread of its own and without the interpreter lock. Python raises
     KeyboardInterrupt on the main thread only, so never in HiGHS's callback, where an exception
-    would have to pass through C++: the callback copies numbers and a flag, and the calling thread
-    waits, calls ``watch``, and sets the flag.
+    would have to pass through C++: the callback reads a flag, and the calling thread waits, calls
+    ``watch``, and sets the flag.
 
     Args:
-        highspy: the module.
-        program: what to solve.
-        start: values of all columns to start from, or None.
-        deadline: of ``time.perf_counter``; may be infinite.
-        watch: called on the calling thread whenever there is news.
+        work: called on the other thread; has to end soon after ``stop`` is set.
+        stop: the flag.
+        watch: called on the calling thread whenever there is news; its exceptions stop the work
+            and pass through, as those of the work do.
 
     Raises:
-        RuntimeError: HiGHS failed.
-        KeyboardInterrupt: the second Ctrl-C, while HiGHS is being stopped.
+        KeyboardInterrupt: the second Ctrl-C, while the work is being stopped.
     """
-    # The class under highspy.Highs, whose constructor prints a banner to standard output before it
-    # can be silenced.
-    solver = highspy._Highs()
-    solver.setOptionValue("output_flag", False)
-    for tolerance in ("primal_feasibility", "dual_feasibility", "mip_feasibility"):
-        solver.setOptionValue(f"{tolerance}_tolerance", TOLERANCE)
-    solver.setOptionValue("small_matrix_value", 1e-12)
-    solver.setOptionValue("mip_rel_gap", 0.0)
-    solver.setOptionValue("mip_abs_gap", 0.0)
-    if time.perf_counter() >= deadline:
-        return Outcome(np.inf, None, TIMED_OUT)
-    if solver.passModel(program.lp(highspy)) == highspy.HighsStatus.kError:
-        raise RuntimeError("HiGHS refused the program")
-    if start is not None:
-        solution = highspy.HighsSolution()
-        solution.col_value = start.tolist()
-        solver.setSolution(solution)
-    left = deadline - time.perf_counter()
-    if left <= 0:
-        return Outcome(np.inf, None, TIMED_OUT)
-    if np.isfinite(left):
-        # What building took is off the limit; HiGHS counts from the start of its own run.
-        solver.setOptionValue("time_limit", left)
-    failed = _run(highspy, solver, watch)
-
-    status = solver.getModelStatus()
-    words = solver.modelStatusToString(status)
-    kinds = highspy.HighsModelStatus
-    if status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible):
-        return Outcome(np.inf, None, words, infeasible=True)
-    optimal = bool(status == kinds.kOptimal)
-    if failed or not (optimal or status in (kinds.kTimeLimit, kinds.kInterrupt)):
-        raise RuntimeError(f"HiGHS stopped: {words}")
-    info = solver.getInfo()
-    columns = None
-    if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
-        columns = np.asarray(solver.getSolution().col_value, np.float64)
-    return Outcome(float(info.mip_dual_bound), columns, words, optimal)
-
-
-def _run(highspy: Any, solver: Any, watch: Watch | None) -> bool:
-    """Runs HiGHS to its end; whether it failed."""
-    stop, finished = threading.Event(), threading.Event()
+    finished = threading.Event()
     news: list[tuple[float, float]] = []
-    failed: list[bool] = []
+    failed: list[BaseException] = []
 
-    def look(kind: Any, message: str, seen: Any, answer: Any, data: Any) -> None:
-        news[:] = [(seen.mip_dual_bound, seen.mip_primal_bound)]
-        answer.user_interrupt = stop.is_set()
+    def tell(bound: float, incumbent: float) -> None:
+        news[:] = [(bound, incumbent)]
 
-    def work() -> None:
+    def run() -> None:
         try:
-            failed.append(bool(solver.run() == highspy.HighsStatus.kError))
+            work(tell)
+        except BaseException as error:
+            failed.append(error)
         finally:
             finished.set()
 
-    # Only HiGHS's own points for stopping a branch and bound: to stop a simplex run inside one
-    # could leave a bound that was not proved.
-    solver.setCallback(look, None)
-    solver.startCallback(highspy.cb.HighsCallbackType.kCallbackMipInterrupt)
-    thread = threading.Thread(target=work, name="certcal-highs", daemon=True)
-    started = time.perf_counter()
+    thread = threading.Thread(target=run, name="certcal-highs", daemon=True)
+    started, interrupted = time.perf_counter(), False
     last: tuple[float, float] | None = None
     try:
         thread.start()
@@ -145,6 +61,7 @@ def _run(highspy: Any, solver: Any, watch: Watch | None) -> bool:
                 last = latest
                 watch(*latest, time.perf_counter() - started)
     except KeyboardInterrupt:
+        interrupted = True
         stop.set()
         while not finished.wait(_PAUSE):
             continue
@@ -153,9 +70,9 @@ def _run(highspy: Any, solver: Any, watch: Watch | None) -> bool:
         finished.wait()
         raise
     thread.join()
-    solver.stopCallback(highspy.cb.HighsCallbackType.kCallbackMipInterrupt)
-    # An exception of run() itself has been printed by the thread; it leaves nothing in the list.
-    return not failed or failed[0]
+    if failed:
+        raise failed[0]
+    return interrupted
 
 
 class Lines:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from certcal_ext import _check
@@ -34,6 +33,11 @@ _MAX_SLOPE = 100.0
 _UNITS = 1000  # parts of a mixed objective are whole thousandths
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
+_Descent = tuple[float, _Floats, _Floats]  # value, gradient and second derivatives
+
+_MAX_STEPS = 1000
+_MAX_DAMPING = 1e12
+_LEAST_PROGRESS = 1e-15
 
 # (a, b, c) of a logistic map as a linear function of what is free.
 _FREE = {
@@ -161,7 +165,9 @@ def fit_isotonic(
     return StepMap(tuple(jumps.tolist()), tuple(np.clip(levels, least, 1.0 - least).tolist()))
 
 
-def fit_tradeoff(correct: Any, lower: Any, upper: Any, confidence: Any, share: float) -> StepMap:
+def fit_tradeoff(
+    correct: Any, lower: Any, upper: Any, confidence: Any, share: float, weights: Any = None
+) -> StepMap:
     """The monotone map that is best for a mix of the score without an attack and the certified one.
 
     (1 - share) times the Brier score of the confidences as they are, plus share times the certified Brier
@@ -178,6 +184,7 @@ def fit_tradeoff(correct: Any, lower: Any, upper: Any, confidence: Any, share: f
         confidence: (N,) confidences without an attack, in [0, 1].
         share: weight of the certified score, in [0, 1], taken to the nearest thousandth. 0 is ordinary
             isotonic regression, 1 is ``fit_isotonic``.
+        weights: (N,) whole numbers from 0 to 2 million, how often a sample counts; once where None.
 
     Returns:
         ``StepMap``.
@@ -199,8 +206,10 @@ def fit_tradeoff(correct: Any, lower: Any, upper: Any, confidence: Any, share: f
     if not 0 <= wanted <= 1:
         raise ValueError(f"share: expected a number from 0 to 1, got {share}")
     unit = round(wanted * _UNITS)
-    weights = np.repeat([_UNITS - unit, unit], right.size)
-    return fit_isotonic(np.tile(right, 2), np.append(points, low), np.append(points, high), weights)
+    both = np.repeat([_UNITS - unit, unit], right.size)
+    if weights is not None:
+        both *= np.tile(_check.int_vector("weights", weights, right.size), 2)
+    return fit_isotonic(np.tile(right, 2), np.append(points, low), np.append(points, high), both)
 
 
 def fit_constant(correct: Any, lower: Any, upper: Any, weights: Any = None) -> StepMap:
@@ -308,9 +317,7 @@ def fit_recalibration(
         "constant": fit_constant,
         "identity": _fit_identity,
     }
-    if kind not in fits:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    return fits[kind](correct, lower, upper, weights)
+    return fits[_check.choice("kind", kind, KINDS)](correct, lower, upper, weights)
 
 
 def _fit_identity(correct: Any, lower: Any, upper: Any, weights: Any) -> IdentityMap:
@@ -352,48 +359,81 @@ def _places(
 def _fit_logistic(
     family: str, correct: Any, lower: Any, upper: Any, weights: Any, loss: str
 ) -> LogisticMap:
-    if loss not in ("brier", "log"):
-        raise ValueError(f'loss: expected "brier" or "log", got {loss!r}')
+    _check.choice("loss", loss, ("brier", "log"))
     places, good, total = _places(*_worst_points(correct, lower, upper, weights))
     free = _FREE[family]
     inside = np.clip(places, EDGE, 1.0 - EDGE)
     features = np.stack((np.log(inside), -np.log1p(-inside), np.ones(inside.size)), axis=1) @ free
-    right, everyone = good / total.sum(), total / total.sum()
-    names = ("slope", "offset") if family == "platt" else ("slope", "slope", "offset")
-    bounds = [
-        (0.0, _MAX_SLOPE) if name == "slope" else (-MAX_COEFFICIENT, MAX_COEFFICIENT)
-        for name in names[: free.shape[1]]
-    ]
+    right, wrong = good / total.sum(), (total - good) / total.sum()
+    slopes = free.shape[1] - (family != "temperature")  # what is free: slopes, then the offset
+    most = np.where(np.arange(free.shape[1]) < slopes, _MAX_SLOPE, MAX_COEFFICIENT)
+    bounds = np.where(most == _MAX_SLOPE, 0.0, -most), most
 
-    def brier(theta: _Floats) -> tuple[float, _Floats]:
-        value = expit(features @ theta)
-        error = right @ (1.0 - value) ** 2 + (everyone - right) @ value**2
-        pull = 2.0 * value * (1.0 - value) * (everyone * value - right)
-        return float(error), pull @ features
-
-    def log_loss(theta: _Floats) -> tuple[float, _Floats]:
+    def brier(theta: _Floats) -> _Descent:
         t = features @ theta
-        return float(everyone @ np.logaddexp(0.0, t) - right @ t), (
-            everyone * expit(t) - right
-        ) @ features
+        value, rest = expit(t), expit(-t)
+        miss = wrong * value - right * rest  # the derivative by the value, halved
+        pull = 2.0 * value * rest * miss
+        bend = 2.0 * value * rest * ((right + wrong) * value * rest + (rest - value) * miss)
+        error = right @ rest**2 + wrong @ value**2
+        return float(error), pull @ features, (features.T * bend) @ features
 
-    def descend(objective: Callable[..., tuple[float, _Floats]], start: _Floats) -> _Floats:
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
-        return np.asarray(found.x, np.float64)
+    def log_loss(theta: _Floats) -> _Descent:
+        t = features @ theta
+        value, rest = expit(t), expit(-t)
+        loss = right @ np.logaddexp(0.0, -t) + wrong @ np.logaddexp(0.0, t)
+        bend = (right + wrong) * value * rest
+        pull = wrong * value - right * rest
+        return float(loss), pull @ features, (features.T * bend) @ features
 
     steady = float(np.clip(logit(min(1.0, right.sum())), -MAX_COEFFICIENT, MAX_COEFFICIENT))
     starts = [_start(family, slope, 0.0) for slope in (1.0, 0.0, 0.1, 0.3, 3.0)]
     starts += [_start(family, slope, steady) for slope in (0.0, 0.1, 1.0)]
-    likely = descend(log_loss, starts[0])
-    if loss == "log":
-        theta = likely
-    else:
+    theta = _descend(log_loss, starts[0], *bounds)
+    if loss == "brier":
         # The score is not convex in the coefficients: descend from the best starts, keep the best of all.
-        tried = sorted([*starts, likely], key=lambda candidate: brier(candidate)[0])
-        tried += [descend(brier, start) for start in tried[:3]]
+        tried = sorted([*starts, theta], key=lambda candidate: brier(candidate)[0])
+        tried += [_descend(brier, start, *bounds) for start in tried[:3]]
         theta = min(tried, key=lambda candidate: brier(candidate)[0])
     a, b, c = (free @ theta).tolist()
     return LogisticMap(family, a, b, c)
+
+
+def _descend(
+    objective: Callable[[_Floats], _Descent], start: _Floats, least: _Floats, most: _Floats
+) -> _Floats:
+    """Where Newton's steps inside a box end: at a point from which no step, however it is damped, leads lower.
+
+    The progress asked for is relative to the value: a loss near 0, of separable samples, falls to the box's side just
+    as well as a large one. A coefficient at its limit that pulls outward is left out of a step. Negative curvature
+    counts as positive, so that each step is one downhill; damping shortens those that the limits or the shape spoil.
+    """
+    theta, damping = np.clip(start, least, most), 0.0
+    value, slope, bend = objective(theta)
+    for _ in range(_MAX_STEPS):
+        free = ~((theta <= least) & (slope >= 0.0) | (theta >= most) & (slope <= 0.0))
+        if value == 0.0 or not slope[free].any():
+            break
+        scale = np.sqrt(np.abs(np.diag(bend)[free]))
+        scale = np.maximum(scale, max(1e-10 * scale.max(), np.finfo(float).tiny))
+        curvature, axes = np.linalg.eigh(bend[np.ix_(free, free)] / scale / scale[:, None])
+        size = np.abs(curvature)
+        along = axes.T @ (slope[free] / scale)
+        candidate = theta.copy()
+        damped = size + damping + 1e-12 * max(size.max(), 1e-300)
+        candidate[free] -= axes @ (along / damped) / scale
+        candidate = np.clip(candidate, least, most)
+        step = objective(candidate)
+        if step[0] < value:
+            done = value - step[0] <= _LEAST_PROGRESS * value
+            theta, (value, slope, bend), damping = candidate, step, damping / 8.0
+            if done and damping < 1e-3:
+                break
+        elif damping > _MAX_DAMPING:
+            break
+        else:
+            damping = max(4.0 * damping, 1e-6)
+    return theta
 
 
 def _start(family: str, slope: float, offset: float) -> _Floats:

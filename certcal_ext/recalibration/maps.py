@@ -32,7 +32,8 @@ _FIELDS = {
     **dict.fromkeys(("temperature", "platt", "beta"), ("a", "b", "c")),
     "mixture": ("first", "second", "share"),
 }
-_MAX_JSON = 2**26
+#: Longest JSON of a map that is read.
+MAX_JSON = 2**26
 _Floats = NDArray[np.float64]
 
 
@@ -105,7 +106,11 @@ class RecalibrationMap(ABC):
             Interval(lower=array([0.25, 0.25]), upper=array([0.25, 0.75]))
         """
         low = _check.float_vector("lower", lower)
-        high = _check.float_vector("upper", upper, low.size)
+        high = _check.float_vector("upper", upper)
+        if low.size != high.size:
+            raise ValueError(
+                f"lower, upper: expected as many upper as lower ends, got {low.size} and {high.size}"
+            )
         _check.require_ordered(low, high)
         return Interval(self._floor(low), self._ceiling(high))
 
@@ -134,9 +139,10 @@ class RecalibrationMap(ABC):
             >>> RecalibrationMap.from_json(text)
             StepMap(jumps=(0.5,), levels=(0.25, 0.75))
         """
-        return json.dumps({"format": _FORMAT, **self._record()}, allow_nan=False)
+        return json.dumps({"format": _FORMAT, **self.record()}, allow_nan=False)
 
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """What JSON holds of the map."""
         return {"kind": self.kind, **self._fields()}
 
     @staticmethod
@@ -155,15 +161,15 @@ class RecalibrationMap(ABC):
         """
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"text: expected str or bytes, got {type(text).__name__}")
-        if len(text) > _MAX_JSON:
-            raise ValueError(f"text: expected at most {_MAX_JSON} characters, got {len(text)}")
+        if len(text) > MAX_JSON:
+            raise ValueError(f"text: expected at most {MAX_JSON} characters, got {len(text)}")
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"text: expected the JSON of a recalibration map: {error}") from error
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
             raise ValueError(f'text: expected a JSON object with "format": "{_FORMAT}"')
-        return _from_record(record)
+        return map_of_record(record)
 
 
 @dataclass(frozen=True)
@@ -211,8 +217,13 @@ class StepMap(RecalibrationMap):
 
     def __post_init__(self) -> None:
         """Checks the entries, whether they came from a fit, a caller or a file."""
-        jumps = _check.float_vector("jumps", np.asarray(self.jumps) if self.jumps else np.zeros(0))
-        levels = _check.float_vector("levels", self.levels, jumps.size + 1)
+        positions = _check.vector("jumps", self.jumps)
+        jumps = _check.float_vector("jumps", positions if positions.size else np.zeros(0))
+        levels = _check.float_vector("levels", self.levels)
+        if levels.size != jumps.size + 1:
+            raise ValueError(
+                f"jumps, levels: expected one level more than jumps, got {jumps.size} and {levels.size}"
+            )
         if not bool(((jumps > 0) & (jumps <= 1)).all() and (np.diff(jumps) > 0).all()):
             raise ValueError("jumps: expected strictly increasing numbers above 0, at most 1")
         if not bool(((levels >= 0) & (levels <= 1)).all() and (np.diff(levels) >= 0).all()):
@@ -268,10 +279,7 @@ class LogisticMap(RecalibrationMap):
 
     def __post_init__(self) -> None:
         """Checks the entries, whether they came from a fit, a caller or a file."""
-        if self.family not in ("temperature", "platt", "beta"):
-            raise ValueError(
-                f'family: expected "temperature", "platt" or "beta", got {self.family!r}'
-            )
+        _check.choice("family", self.family, ("temperature", "platt", "beta"))
         for name in ("a", "b", "c"):
             value = _check.real_number(name, getattr(self, name))
             least = -MAX_COEFFICIENT if name == "c" else 0.0
@@ -376,13 +384,13 @@ class MixtureMap(RecalibrationMap):
 
     def _fields(self) -> dict[str, Any]:
         return {
-            "first": self.first._record(),
-            "second": self.second._record(),
+            "first": self.first.record(),
+            "second": self.second.record(),
             "share": self.share,
         }
 
 
-def _from_record(record: Any) -> RecalibrationMap:
+def map_of_record(record: Any) -> RecalibrationMap:
     """The map that a JSON object describes; anything unexpected is a ValueError."""
     if not isinstance(record, dict):
         raise ValueError(f"text: expected a JSON object for a map, got {type(record).__name__}")
@@ -408,17 +416,18 @@ def _build(kind: str, fields: dict[str, Any]) -> RecalibrationMap:
     if kind == "identity":
         return IdentityMap()
     if kind in ("isotonic", "constant"):
-        return StepMap(_numbers("jumps", fields["jumps"]), _numbers("levels", fields["levels"]))
+        return StepMap(numbers_of("jumps", fields["jumps"]), numbers_of("levels", fields["levels"]))
     if kind == "mixture":
         parts = {name: fields[name] for name in ("first", "second")}
         if any(isinstance(part, dict) and part.get("kind") == "mixture" for part in parts.values()):
             raise ValueError("text: expected parts of a mixture that are no mixtures")
-        first, second = (_from_record(part) for part in parts.values())
+        first, second = (map_of_record(part) for part in parts.values())
         return MixtureMap(first, second, fields["share"])
     return LogisticMap(kind, fields["a"], fields["b"], fields["c"])
 
 
-def _numbers(name: str, value: Any) -> tuple[float, ...]:
+def numbers_of(name: str, value: Any) -> tuple[float, ...]:
+    """The numbers of a list in JSON; anything else is a ValueError or a TypeError."""
     if not isinstance(value, list):
         raise ValueError(f"text: expected a list of numbers in {name}, got {type(value).__name__}")
     return tuple(_check.real_number(name, number) for number in value)
@@ -426,10 +435,7 @@ def _numbers(name: str, value: Any) -> tuple[float, ...]:
 
 def _unit(name: str, value: Any) -> _Floats:
     """A float64 array of any shape with values in [0, 1]."""
-    given = _check.array(name, value)
-    if given.dtype.kind not in "fiu":
-        raise TypeError(f"{name}: expected real numbers, got dtype {given.dtype}")
-    result = np.asarray(given, np.float64)
+    result = _check.float_array(name, _check.array(name, value))
     good = (result >= 0) & (result <= 1)
     if not bool(good.all()):
         raise ValueError(f"{name}: expected values in [0, 1], got {result[~good].flat[0]}")

@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from certcal_ext import _check
-from certcal_ext.metrics.brier_ece import brier, certified_brier, certified_ece, ece
+from certcal_ext._rounding import constant_and_skill
+from certcal_ext.bins import Bins
+from certcal_ext.intervals.clopper_pearson import Interval
+from certcal_ext.metrics.auroc import auroc, certified_auroc
+from certcal_ext.metrics.brier import brier, certified_brier
+from certcal_ext.metrics.ece import certified_ece, ece
+from certcal_ext.metrics.resolution import resolution
 from certcal_ext.recalibration.fit import fit_constant, fit_isotonic, fit_tradeoff
 from certcal_ext.recalibration.maps import IdentityMap, MixtureMap, RecalibrationMap
+
+#: Certified ends of samples, and their confidences without an attack.
+Stage = tuple[Interval, NDArray[np.float64]]
 
 
 def split_halves(index: Any, seed: int = 0) -> NDArray[np.bool_]:
@@ -43,10 +51,11 @@ def split_halves(index: Any, seed: int = 0) -> NDArray[np.bool_]:
         array([ True, False,  True,  True, False, False,  True, False])
     """
     key = _check.whole_number("seed", seed, 0, 2**63 - 1)
-    if np.ndim(index) == 0:
-        ids = np.arange(_check.whole_number("index", index, 0), dtype=np.int64)
+    values = _check.array("index", index)
+    if values.ndim == 0:
+        ids = np.arange(_check.whole_number("index", index, 0, 2**36), dtype=np.int64)
     else:
-        ids = _check.int_vector("index", index)
+        ids = _check.int_vector("index", values)
     if ids.size and int(ids.min()) < 0:
         raise ValueError(f"index: expected ids of at least 0, got {ids.min()}")
     start = _mixed_bits(np.array([key], np.uint64))
@@ -61,108 +70,6 @@ def _mixed_bits(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
     return x
-
-
-def auroc(correct: Any, confidence: Any) -> float:
-    """The chance that a right sample has a higher confidence than a wrong one; ties count half.
-
-    A strictly increasing map does not change it; pooling does.
-
-    Args:
-        correct: (N,) booleans or 0/1, whether the prediction is right.
-        confidence: (N,) confidences, in [0, 1].
-
-    Returns:
-        The area under the ROC curve, 0.5 for a constant; nan where all or none are right.
-
-    Raises:
-        TypeError: an argument is no array of numbers.
-        ValueError: no samples, shapes that differ, or confidences outside [0, 1].
-
-    Source:
-        Mann and Whitney, Annals of Mathematical Statistics 1947.
-
-    Example:
-        >>> auroc([1, 0, 1], [0.9, 0.5, 0.5])
-        0.75
-    """
-    right, points, _ = _check.some_intervals(correct, confidence, confidence)
-    _check.require_ordered(points, points)
-    good = int(np.count_nonzero(right))
-    if good in (0, right.size):
-        return float("nan")
-    ranks = float(rankdata(points)[right == 1].sum())
-    return (ranks - good * (good + 1) / 2) / (good * (right.size - good))
-
-
-def certified_auroc(correct: Any, lower: Any, upper: Any) -> float:
-    """The exact lowest AUROC that confidences inside the intervals can have.
-
-    Theorem (this project): every pair of a right and a wrong sample is ordered worst with the right one at
-    its lower and the wrong one at its upper end, and these ends are the worst for all pairs at once.
-    Below 0.5 an attack can turn the order around. Strictly increasing maps do not change it.
-
-    Args:
-        correct: (N,) booleans or 0/1, whether the prediction is right.
-        lower: (N,) lower ends of certified intervals, in [0, 1].
-        upper: (N,) upper ends, each at least its lower end.
-
-    Returns:
-        The AUROC of the worst-case points; nan where all or none are right.
-
-    Raises:
-        TypeError: an argument is no array of numbers.
-        ValueError: no samples, shapes that differ, or bounds that are NaN, unordered or outside [0,
-            1].
-
-    Example:
-        >>> certified_auroc([1, 0, 0], lower=[0.5, 0.1, 0.2], upper=[0.9, 0.4, 0.6])
-        0.5
-    """
-    right, low, high = _check.some_intervals(correct, lower, upper)
-    _check.require_ordered(low, high)
-    return auroc(right, np.where(right == 1, low, high))
-
-
-def resolution(
-    correct: Any, confidence: Any, bins: int = 15, edges: Any = None, closed: str = "right"
-) -> float:
-    """The resolution of the Brier score: sum_m (n_m / N) (acc_m - acc)^2 over the bins of the ECE.
-
-    It says how far the confidences tell right from wrong: 0 for a constant, at most acc(1 - acc). With the
-    reliability, sum_m (n_m / N) (acc_m - conf_m)^2, the Brier score is reliability - resolution + acc(1 -
-    acc), up to how confidences vary inside a bin.
-
-    Args:
-        correct: (N,) booleans or 0/1, whether the prediction is right.
-        confidence: (N,) confidences, in [0, 1].
-        bins: number M of bins of equal width; not used where ``edges`` is given.
-        edges: (M + 1,) strictly increasing from 0 to 1.
-        closed: which end of a bin belongs to it, as in ``certified_ece``.
-
-    Returns:
-        The resolution.
-
-    Raises:
-        TypeError: an argument is no array of numbers.
-        ValueError: no samples, shapes that differ, confidences outside [0, 1], or bad bins.
-
-    Source:
-        Murphy, Journal of Applied Meteorology 1973.
-
-    Example:
-        >>> resolution([1, 0], [1.0, 0.25]), resolution([1, 0], [0.5, 0.5])
-        (0.25, 0.0)
-    """
-    right, points, _ = _check.some_intervals(correct, confidence, confidence)
-    _check.require_ordered(points, points)
-    borders = _check.bin_edges(bins, edges)
-    at = np.searchsorted(borders[1:-1], points, "right" if _check.closed_left(closed) else "left")
-    count = np.bincount(at, minlength=borders.size - 1)
-    good = np.bincount(at[right == 1], minlength=borders.size - 1)
-    held = count > 0
-    gap = good[held] / count[held] - good.sum() / right.size
-    return float((count[held] * gap**2).sum() / right.size)
 
 
 @dataclass(frozen=True)
@@ -260,32 +167,34 @@ def recalibration_report(
         )
     right, low, high = _check.some_intervals(correct, lower, upper)
     points = _check.float_vector("confidence", confidence, right.size)
-    binning = {"bins": bins, "edges": edges, "closed": closed}
-    before = _scores(right, low, high, points, binning)
-    after = _scores(right, *recalibration.image(low, high), recalibration(points), binning)
-    accuracy = int(np.count_nonzero(right)) / right.size
-    return RecalibrationReport(
-        recalibration.kind, right.size, accuracy, accuracy * (1.0 - accuracy), before, after
-    )
+    before = Interval(low, high), points
+    after = recalibration.image(low, high), recalibration(points)
+    return report_of(recalibration.kind, right, before, after, Bins.of(bins, edges, closed))
+
+
+def report_of(
+    kind: str, right: NDArray[np.uint8], before: Stage, after: Stage, cells: Bins
+) -> RecalibrationReport:
+    """The report of samples before and after a map of some kind: their certified ends, and confidences without an attack."""
+    scores = [_scores(right, *stage, cells) for stage in (before, after)]
+    hits = int(np.count_nonzero(right))
+    constant = constant_and_skill(hits, right.size, scores[0].certified_brier)[0]
+    return RecalibrationReport(kind, right.size, hits / right.size, constant, *scores)
 
 
 def _scores(
-    right: NDArray[np.uint8],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    points: NDArray[np.float64],
-    binning: dict[str, Any],
+    right: NDArray[np.uint8], ends: Interval, points: NDArray[np.float64], cells: Bins
 ) -> RecalibrationScores:
-    worst = certified_brier(right, low, high)
+    worst = certified_brier(right, *ends)
     return RecalibrationScores(
         certified_brier=worst.value,
-        certified_ece=certified_ece(right, low, high, **binning).value,
+        certified_ece=certified_ece(right, *ends, bins=cells).value,
         skill=worst.skill,
-        certified_auroc=certified_auroc(right, low, high),
+        certified_auroc=certified_auroc(right, *ends).value,
         brier=brier(right, points),
-        ece=ece(right, points, **binning),
+        ece=ece(right, points, bins=cells),
         auroc=auroc(right, points),
-        resolution=resolution(right, points, **binning),
+        resolution=resolution(right, points, bins=cells),
     )
 
 
@@ -319,13 +228,15 @@ def tradeoff_maps(
         >>> [g.kind for g in tradeoff_maps(**sample, shares=[0.0, 1.0])]
         ['isotonic', 'constant']
     """
-    wanted = _check.float_vector("shares", shares).tolist()
+    _check.choice("family", family, ("objective", "identity", "constant"))
+    values = _check.float_vector("shares", shares)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"shares: expected numbers from 0 to 1, got {_check.shown(shares)}")
+    wanted = values.tolist()
     if family == "objective":
         return [fit_tradeoff(correct, lower, upper, confidence, share) for share in wanted]
-    fits = {"identity": fit_isotonic, "constant": fit_constant}
-    if family not in fits:
-        raise ValueError(f'family: expected "objective", "identity" or "constant", got {family!r}')
-    end = fits[family](correct, lower, upper)
+    fit = fit_isotonic if family == "identity" else fit_constant
+    end = fit(correct, lower, upper)
     return [MixtureMap(IdentityMap(), end, share) for share in wanted]
 
 
@@ -390,14 +301,18 @@ def resolution_curve(
         >>> curve.resolution, curve.certified_brier
         (array([0.25, 0.  ]), array([1.  , 0.25]))
     """
-    if not len(maps):
+    values = _check.items("maps", maps)
+    if not values:
         raise ValueError("maps: expected at least one, got none")
+    for each in values:
+        if not isinstance(each, RecalibrationMap):
+            raise TypeError(f"maps: expected RecalibrationMaps, got {type(each).__name__}")
     reports = [
         recalibration_report(each, correct, lower, upper, confidence, bins, edges, closed)
-        for each in maps
+        for each in values
     ]
     names = ("resolution", "auroc", "certified_brier", "certified_ece", "brier", "ece")
     arrays = {name: np.array([getattr(r.after, name) for r in reports]) for name in names}
-    for values in arrays.values():
-        values.flags.writeable = False
+    for array in arrays.values():
+        array.flags.writeable = False
     return ResolutionCurve(**arrays, constant_brier=reports[0].constant_brier)

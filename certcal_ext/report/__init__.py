@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from certcal_ext.report.options import PageOptions
 from certcal_ext.report.page import render_report, write_report
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["PageOptions", "render_report", "write_report"]

@@ -7,27 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from certcal_ext._files import replacing
+from certcal_ext._claims import at_most, count, fixed, number, percent, size, sureness
 from certcal_ext.metrics.edges import equal_width_edges
 from certcal_ext.report.facts import reliability
+from certcal_ext.report.figures import bubbles
 from certcal_ext.report.style import (
     CLEAN,
     INK,
-    MUTED,
     WORST,
+    diagonal,
     figure,
     legend,
+    percents,
     style,
     to_svg,
 )
-from certcal_ext.report.templates import rendered
-from certcal_ext.report.words import at_most, count, fixed, number, percent, size, sureness
+from certcal_ext.report.templates import render, write
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from certcal_ext.attacks import AttackResult, BoundReport, Calibration
 
 _MOST_POINTS = 1500
@@ -79,7 +77,7 @@ def render_attack_report(
             "attacked": _reliability(result, after, bins, attacked=True),
             "moves": _moves(result),
         }
-    return rendered(
+    return render(
         "attack_template.html",
         figures,
         title=title,
@@ -117,11 +115,7 @@ def write_attack_report(result: AttackResult, path: str | Path, **options: Any) 
         ImportError: jinja2 or matplotlib is missing.
         ValueError: an option is out of range, or the folder does not exist.
     """
-    target = Path(path)
-    page = render_attack_report(result, **options)
-    with replacing(target) as file:
-        file.write(page.encode("utf-8"))
-    return target
+    return write(path, render_attack_report(result, **options))
 
 
 def _stays(result: AttackResult) -> bool:
@@ -204,17 +198,17 @@ def _reliability(result: AttackResult, metrics: Calibration, bins: int, *, attac
     colour, name = (WORST, "attacked") if attacked else (CLEAN, "clean")
     edges = equal_width_edges(bins)
     binned = reliability(result.correct, confidence, edges, "right")
-    held, some = binned.count, binned.count > 0
+    held = binned.count
     drawing = figure(4.6)
     top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    _bars(top, binned.confidence[some], binned.accuracy[some], held[some], colour)
+    diagonal(top)
+    bubbles(top, binned, name, colour, "o")
     top.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="share of right predictions")
     bottom.bar(
         edges[:-1], held / held.sum(), width=np.diff(edges), align="edge", color=colour, alpha=0.75
     )
     bottom.set(xlabel="confidence", ylabel="samples")
-    bottom.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    percents(bottom.yaxis)
     drawing.align_ylabels()
     when = "under attack" if attacked else "without attack"
     return to_svg(
@@ -226,18 +220,6 @@ def _reliability(result: AttackResult, metrics: Calibration, bins: int, *, attac
     )
 
 
-def _bars(
-    axes: Axes,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    held: NDArray[np.int64],
-    colour: str,
-) -> None:
-    """A mark a bin, larger where it holds more, and its distance to the diagonal."""
-    axes.vlines(x, np.minimum(x, y), np.maximum(x, y), color=colour, alpha=0.45, linewidth=2.5)
-    axes.scatter(x, y, s=22 + 170 * held / held.sum(), color=colour, zorder=3, clip_on=False)
-
-
 def _moves(result: AttackResult) -> str:
     """Every sample's confidence before and after."""
     rows = np.arange(len(result))
@@ -245,7 +227,7 @@ def _moves(result: AttackResult) -> str:
         rows = np.linspace(0, len(rows) - 1, _MOST_POINTS).round().astype(int)
     drawing = figure(3.6)
     axes = drawing.subplots()
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    diagonal(axes)
     for name, right, colour, marker in (("right", True, CLEAN, "o"), ("wrong", False, WORST, "D")):
         some = rows[result.correct[rows] == right]
         axes.scatter(

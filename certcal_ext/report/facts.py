@@ -3,26 +3,33 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certcal_ext.report.further import Further, gather_further
+from certcal_ext.bins import Bins
+from certcal_ext.certificates.guarantee import default_radii, largest_radius
 from certcal_ext.report.models import Models, gather_models
+from certcal_ext.report.options import PageOptions
 from certcal_ext.report.samples import WorstSamples, check_images, worst_samples
 
 if TYPE_CHECKING:
+    from certcal_ext.certificates.bounds import MetricCurve
     from certcal_ext.certificates.certificates import Certificates
     from certcal_ext.certificates.curve import CertifiedSet, Curve
     from certcal_ext.certificates.provenance import Provenance
+    from certcal_ext.certificates.recalibrate import SplitRecalibration
+    from certcal_ext.metrics.risk_coverage import CertifiedRiskCoverage
+    from certcal_ext.recalibration.report import RecalibrationReport, ResolutionCurve
 
-_STEPS = (0.005, 0.01, 0.02, 0.025, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0)
-_MOST_RADII = 13
+#: Log loss is of confidences reported in [CLIP, 1 - CLIP].
+CLIP = 1e-3
+THRESHOLD = 0.9
+_LEAST_CERTIFIED = 30  # in each half, for a map to be worth fitting
 _DENSE = 73
 
 
@@ -39,6 +46,44 @@ class Reliability:
     count: NDArray[np.int64]
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Further:
+    """What the page shows beside the curves, all at the page's radius.
+
+    Attributes:
+        delta: failure probability of each joint bound, or None where it is not known how often intervals fail.
+        certified: a curve of one radius for each metric of the top label, over the certified samples.
+        everyone: the same over all samples; empty where every sample is certified.
+        risk: the certified risk-coverage curve.
+        plain_risk: the same without attack, or None where there are no confidences.
+        gain: recalibration fitted on one half, or None where there is too little to fit.
+    """
+
+    delta: float | None
+    certified: tuple[MetricCurve, ...]
+    everyone: tuple[MetricCurve, ...]
+    risk: CertifiedRiskCoverage
+    plain_risk: CertifiedRiskCoverage | None
+    gain: Gain | None
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """A recalibration at the page's radius.
+
+    Attributes:
+        split: the halves and the map.
+        report: scores of the half that it was not fitted on, before and after.
+        kept: the same for the map that weighs the scores with and without attack equally, which keeps more resolution.
+        curve: certified scores against resolution, for maps between the best without attack and the best under one.
+    """
+
+    split: SplitRecalibration
+    report: RecalibrationReport
+    kept: RecalibrationReport
+    curve: ResolutionCurve
 
 
 @dataclass(frozen=True)
@@ -58,9 +103,9 @@ class Facts:
         clean: their reliability diagram without attack, or None where the source holds no
             confidences.
         worst: their reliability diagram under the worst case, or None where there is no sample.
-        reach: radius of the last certified sample in the set.
-        best_radius: the largest radius that n draws and alpha can ever certify, or None where
-            unknown.
+        reach: up to where any sample is certified.
+        best_radius: the largest radius that n draws in one look can certify; None where that is not known, or rows
+            stopped early.
         further: joint validity, further metrics and recalibration, or None where nothing is
             certified at the main radius.
         samples: those that cost most at the main radius, or None where nothing is certified there.
@@ -97,64 +142,52 @@ class Facts:
 
 def gather(
     certificates: Certificates,
+    options: PageOptions | None = None,
     *,
-    radii: Sequence[float] | None = None,
-    radius: float | None = None,
-    bins: int = 15,
-    edges: Sequence[float] | None = None,
-    closed: str = "right",
-    delta: float | None = 1e-3,
-    recalibrate: str | None = "isotonic",
-    images: Any = None,
-    class_names: Sequence[str] | None = None,
     models: Mapping[str, Certificates] | None = None,
+    **changes: Any,
 ) -> Facts:
     """Works out the numbers of a report.
 
     Args:
         certificates: the certificates.
-        radii: radii of the table; None chooses round ones up to the largest certified radius.
-        radius: the radius the page is about, added to the table where it is not listed; None takes
-            the largest listed one at which at least half of all samples are certified.
-        bins: number of equal-width bins, where ``edges`` is None.
-        edges: bin edges from 0 to 1.
-        closed: "right": bins (lo, hi]; "left": [lo, hi).
-        delta: failure probability of each bound that holds for the whole data set at once; None
-            leaves them out, as do intervals of which it is not known how often they fail.
-        recalibrate: kind of the map whose gain is shown, or None.
-        images: one image a row, or None (``worst_samples``).
-        class_names: a name a class, or None.
-        models: all models to compare by name, these certificates among them, or None.
+        options: of the page; None takes the usual ones. Intervals of which it is not known how often they fail have no
+            joint bounds, whatever ``delta`` says.
+        models: all models to compare by name, these certificates among them; None takes those of the options.
+        changes: options by name, in place of those of ``options``.
 
     Returns:
         The facts.
 
     Raises:
-        ValueError: an argument is out of range, or the certificates hold no labels.
+        TypeError: there is no such option.
+        ValueError: an option is out of range, or the certificates hold no labels.
     """
-    check_images(images, len(certificates))
+    page = PageOptions.of(options, **changes)
+    models = page.models(certificates) if models is None else models
+    check_images(page.images, len(certificates))
     reach = largest_radius(certificates)
-    listed = list(default_radii(certificates) if radii is None else radii)
-    if radius is not None and radius not in listed:
-        listed.append(radius)
+    listed = list(default_radii(certificates) if page.radii is None else page.radii)
+    if page.radius is not None and page.radius not in listed:
+        listed.append(page.radius)
     listed = sorted(set(listed))
-    smoothing = certificates.provenance.sigma is not None
+    smoothing = certificates.provenance.sigma is not None and certificates.planned_radii is None
     grid = np.linspace(0, max(reach, listed[-1]), _DENSE) if smoothing else np.asarray(listed)
+    binning = page.binning
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # radii at which nothing is certified are shown as such on the page
-        curve = certificates.curve(listed, bins=bins, edges=edges, closed=closed)
-        dense = certificates.curve(grid, bins=bins, edges=edges, closed=closed)
-    main = _main_radius(curve) if radius is None else listed.index(radius)
+        # Radii at which nothing is certified are shown as such on the page.
+        warnings.simplefilter("ignore")
+        curve = certificates.curve(listed, **binning)
+        dense = certificates.curve(grid, **binning)
+    main = _main_radius(curve) if page.radius is None else listed.index(page.radius)
     chosen = certificates.at(float(curve.radius[main]))
-    bounds = np.linspace(0, 1, bins + 1) if edges is None else np.asarray(edges, dtype=np.float64)
-    clean, worst = _diagrams(chosen, bounds, closed)
+    edges = page.edges
+    bounds = np.linspace(0, 1, page.bins + 1) if edges is None else np.asarray(edges, np.float64)
+    clean, worst = _diagrams(chosen, bounds, page.closed)
     further = samples = compared = None
-    binning = {"bins": bins, "edges": edges, "closed": closed}
     if len(chosen):
-        further = gather_further(certificates, chosen, delta, recalibrate, binning)
-        samples = worst_samples(certificates, chosen, images, class_names)
+        further = _further(certificates, chosen, page.delta, page.recalibrate, binning)
+        samples = worst_samples(certificates, chosen, page.images, page.class_names)
     if models is not None:
         end = max(largest_radius(made) for made in models.values())
         compared = gather_models(models, float(curve.radius[main]), end, binning)
@@ -166,46 +199,16 @@ def gather(
         dense=dense,
         main=main,
         edges=bounds,
-        closed=closed,
+        closed=page.closed,
         chosen=chosen,
         clean=clean,
         worst=worst,
         reach=reach,
-        best_radius=certificates.best_radius,
+        best_radius=certificates.best_radius if certificates.provenance.stopping is None else None,
         further=further,
         samples=samples,
         models=compared,
     )
-
-
-def largest_radius(certificates: Certificates) -> float:
-    """Where the last sample stops being certified; 0 for intervals that know no radius."""
-    sigma = certificates.provenance.sigma
-    if sigma is None:
-        return 0.0
-    from scipy.special import ndtri
-
-    lower = certificates.table.column("p_lower").to_numpy()
-    top = float(np.max(lower, initial=0.5))
-    return max(0.0, sigma * float(ndtri(min(top, math.nextafter(1.0, 0.0)))))
-
-
-def default_radii(certificates: Certificates) -> list[float]:
-    """Round radii from 0 up to the largest certified radius, at most 13 of them.
-
-    Example:
-        >>> import numpy as np
-        >>> from certcal_ext import Certificates
-        >>> counts = np.array([[9990, 10], [8000, 2000]])
-        >>> default_radii(Certificates.from_counts(counts, np.array([0, 0]), sigma=0.25))[:4]
-        [0.0, 0.1, 0.2, 0.3]
-    """
-    if certificates.provenance.sigma is None:
-        return [float(getattr(certificates.provenance, "radius", None) or 0.0)]
-    reach = largest_radius(certificates)
-    step = next((step for step in _STEPS if reach / step < _MOST_RADII), reach / (_MOST_RADII - 1))
-    count = math.ceil(reach / step) if reach > 0 else 1
-    return [round(step * k, 10) for k in range(count)]
 
 
 def _main_radius(curve: Curve) -> int:
@@ -221,7 +224,7 @@ def _main_radius(curve: Curve) -> int:
 def _diagrams(
     chosen: CertifiedSet, edges: NDArray[np.float64], closed: str
 ) -> tuple[Reliability | None, Reliability | None]:
-    from certcal_ext.metrics.brier_ece import certified_ece
+    from certcal_ext.metrics.ece import certified_ece
 
     if len(chosen.lower) == 0 or chosen.correct is None:
         return None, None
@@ -254,9 +257,8 @@ def reliability(
         >>> r.count.tolist(), r.accuracy.tolist()
         ([1, 1], [1.0, 0.0])
     """
-    side: Literal["left", "right"] = "left" if closed == "right" else "right"
     bins = len(edges) - 1
-    where = np.searchsorted(edges[1:-1], confidence, side=side)
+    where = Bins(edges, closed).index(confidence)
     count = np.bincount(where, minlength=bins)
     filled = np.where(count > 0, count, np.nan)
     return Reliability(
@@ -265,3 +267,68 @@ def reliability(
         accuracy=np.bincount(where, weights=np.asarray(correct, np.float64), minlength=bins)
         / filled,
     )
+
+
+def _further(
+    certificates: Certificates,
+    chosen: CertifiedSet,
+    delta: float | None,
+    recalibrate: str | None,
+    binning: dict[str, Any],
+) -> Further:
+    """Works the numbers out.
+
+    Args:
+        certificates: the certificates, with labels.
+        chosen: the samples certified at the page's radius, at least one.
+        delta: failure probability of each joint bound; not used where alpha is not known.
+        recalibrate: kind of the map to fit, or None.
+        binning: ``bins``, ``edges`` and ``closed`` of the calibration errors.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    from certcal_ext.metrics.registry import top_label
+    from certcal_ext.metrics.risk_coverage import certified_risk_coverage
+
+    risk = delta if certificates.provenance.alpha is not None else None
+    options = {"delta": risk, "clip": CLIP, "threshold": THRESHOLD, **binning}
+    certified = tuple(certificates.bound(name, chosen.radius, **options) for name in top_label())
+    everyone: tuple[MetricCurve, ...] = ()
+    if len(chosen) < len(certificates):
+        everyone = tuple(
+            certificates.bound(name, chosen.radius, scope="all", **options) for name in top_label()
+        )
+    point = chosen.confidence
+    plain = None if point is None else certified_risk_coverage(chosen.correct, point, point)
+    return Further(
+        delta=risk,
+        certified=certified,
+        everyone=everyone,
+        risk=certified_risk_coverage(chosen.correct, chosen.lower, chosen.upper),
+        plain_risk=plain,
+        gain=None if recalibrate is None else _gain(certificates, chosen, recalibrate, binning),
+    )
+
+
+def _gain(
+    certificates: Certificates, chosen: CertifiedSet, kind: str, binning: dict[str, Any]
+) -> Gain | None:
+    from certcal_ext.certificates.recalibrate import recalibrate_split
+    from certcal_ext.recalibration.report import split_halves
+
+    halves = np.bincount(split_halves(chosen.index).astype(np.int64), minlength=2)
+    if (
+        chosen.confidence is None
+        or certificates.recalibration is not None
+        or halves.min() < _LEAST_CERTIFIED
+    ):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a half may abstain more often than the whole
+        split = recalibrate_split(certificates, chosen.radius, kind)
+        other = recalibrate_split(certificates, chosen.radius, "tradeoff")
+    (report,), (kept,) = (each.reports([chosen.radius], **binning) for each in (split, other))
+    assert report is not None  # both halves hold certified samples
+    assert kept is not None
+    return Gain(split, report, kept, split.resolution_curve(chosen.radius, **binning))

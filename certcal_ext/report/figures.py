@@ -11,29 +11,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from certcal_ext.report.facts import Facts, Reliability
-from certcal_ext.report.further_figures import draw_further
+from certcal_ext._claims import at_least, at_most, count, fixed, percent, share, size
+from certcal_ext.certificates.statements import names_radius
+from certcal_ext.report.facts import Facts, Further, Gain, Reliability
 from certcal_ext.report.models import draw_models
 from certcal_ext.report.style import (
     CARD,
     CLEAN,
-    CONSTANT,
+    DASHED,
     GRID,
     INK,
+    LEVEL,
     MUTED,
     WORST,
+    diagonal,
     figure,
     legend,
+    percents,
     plain_text,
     style,
     to_svg,
 )
-from certcal_ext.report.words import at_most, count, number, percent, size
+from certcal_ext.report.words import place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_INTERVALS = 240
+_LEAST_RESOLUTION = 5e-5  # with less, all maps would lie on one line
 
 
 def draw_all(facts: Facts) -> dict[str, str]:
@@ -47,11 +52,16 @@ def draw_all(facts: Facts) -> dict[str, str]:
         if facts.worst is not None:
             drawings["reliability"] = _reliability(facts, facts.worst)
             drawings["intervals"] = _intervals(facts)
-        if facts.dense.radius[-1] > 0 and facts.certified and len(facts.dense.radius) > 1:
+        by_radius = facts.dense.radius[-1] > 0 and len(facts.dense.radius) > 1
+        if by_radius and facts.certified and names_radius(facts.provenance):
             drawings["accuracy"] = _accuracy(facts)
             drawings["ece"] = _ece(facts)
             drawings["brier"] = _brier(facts)
-        drawings |= draw_further(facts)
+        if facts.further is not None:
+            drawings["risk"] = _risk(facts, facts.further)
+            gain = facts.further.gain
+            if gain is not None and gain.report.before.resolution >= _LEAST_RESOLUTION:
+                drawings["gain"] = _gain(facts, gain)
         compared = None if facts.models is None else draw_models(facts.models)
         if compared is not None:
             drawings["models"] = compared
@@ -61,13 +71,13 @@ def draw_all(facts: Facts) -> dict[str, str]:
 def _reliability(facts: Facts, worst: Reliability) -> str:
     drawing = figure(5.0)
     top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    diagonal(top)
     for diagram, name, colour, marker in (
         (facts.clean, "without attack", CLEAN, "o"),
         (worst, "worst case", WORST, "D"),
     ):
         if diagram is not None:
-            _bubbles(top, diagram, name, colour, marker)
+            bubbles(top, diagram, name, colour, marker)
     top.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="share of right predictions")
     legend(drawing, top, columns=2)
 
@@ -93,13 +103,13 @@ def _reliability(facts: Facts, worst: Reliability) -> str:
         xlabel="confidence",
         ylabel="samples",
     )
-    bottom.yaxis.set_major_formatter(lambda value, _: f"{100 * abs(value):.4g} %")
+    percents(bottom.yaxis)
     drawing.align_ylabels()
     row = facts.main
     return to_svg(
         drawing,
         "reliability",
-        f"Reliability diagram at radius {size(facts.radius)}",
+        f"Reliability diagram {place(facts)}",
         f"Accuracy against confidence for {count(facts.certified)} certified samples. Without "
         f"attack "
         f"the calibration error is {percent(facts.curve.ece[row])}, in the worst case "
@@ -108,7 +118,7 @@ def _reliability(facts: Facts, worst: Reliability) -> str:
     )
 
 
-def _bubbles(axes: Axes, diagram: Reliability, name: str, colour: str, marker: str) -> None:
+def bubbles(axes: Axes, diagram: Reliability, name: str, colour: str, marker: str) -> None:
     """A marker a bin, larger where it holds more samples, and its distance to the diagonal."""
     held = diagram.count > 0
     x, y = diagram.confidence[held], diagram.accuracy[held]
@@ -123,22 +133,17 @@ def _ece(facts: Facts) -> str:
     drawing = figure(3.3)
     axes = drawing.subplots()
     dense = facts.dense
-    _band(axes, dense.radius, dense.ece, dense.certified_ece)
-    axes.plot(dense.radius, dense.certified_ece, color=WORST, label="worst case, exact")
-    axes.plot(dense.radius, dense.ece, color=CLEAN, linestyle=(0, (5, 1.5)), label="without attack")
+    _worst_and_clean(axes, facts, dense.certified_ece, dense.ece)
     _radius_axis(axes, facts, "expected calibration error")
-    _percent_axis(axes, np.concatenate([dense.ece, dense.certified_ece]))
+    axes.set_ylim(0, _top(dense.ece, dense.certified_ece))
+    percents(axes.yaxis)
     legend(drawing, axes, columns=2)
+    show = partial(at_most, as_percent=True)
     return to_svg(
         drawing,
         "ece",
         "Expected calibration error against radius",
-        _trend(
-            facts,
-            "The certified calibration error",
-            facts.curve.certified_ece,
-            partial(at_most, as_percent=True),
-        ),
+        _trend(facts, "The certified calibration error", facts.curve.certified_ece, show),
     )
 
 
@@ -146,22 +151,10 @@ def _brier(facts: Facts) -> str:
     drawing = figure(3.1)
     axes = drawing.subplots()
     dense = facts.dense
-    _band(axes, dense.radius, dense.brier, dense.certified_brier)
-    axes.plot(dense.radius, dense.certified_brier, color=WORST, label="worst case, exact")
-    axes.plot(
-        dense.radius, dense.brier, color=CLEAN, linestyle=(0, (5, 1.5)), label="without attack"
-    )
-    axes.plot(
-        dense.radius,
-        dense.constant_brier,
-        color=CONSTANT,
-        linestyle=(0, (1.2, 1.4)),
-        linewidth=2.2,
-        label="constant confidence",
-    )
+    _worst_and_clean(axes, facts, dense.certified_brier, dense.brier)
+    axes.plot(dense.radius, dense.constant_brier, label="constant confidence", **LEVEL)
     _radius_axis(axes, facts, "Brier score")
-    top = _top(np.concatenate([dense.certified_brier, dense.constant_brier, dense.brier]))
-    axes.set_ylim(0, top)
+    axes.set_ylim(0, _top(dense.certified_brier, dense.constant_brier, dense.brier))
     legend(drawing, axes, columns=2)
     return to_svg(
         drawing,
@@ -169,19 +162,29 @@ def _brier(facts: Facts) -> str:
         "Brier score against radius",
         _trend(facts, "The certified Brier score", facts.curve.certified_brier, at_most)
         + " A constant confidence equal to the accuracy would score "
-        f"{number(facts.curve.constant_brier[facts.main])} there.",
+        f"{at_least(facts.curve.constant_brier[facts.main])} there.",
     )
+
+
+def _worst_and_clean(
+    axes: Axes, facts: Facts, worst: NDArray[np.float64], clean: NDArray[np.float64]
+) -> None:
+    """Both by radius, and what an attacker can do between them."""
+    x = facts.dense.radius
+    axes.fill_between(x, clean, worst, color=WORST, alpha=0.12, linewidth=0)
+    axes.plot(x, worst, color=WORST, label="worst case, exact")
+    axes.plot(x, clean, color=CLEAN, linestyle=DASHED, label="without attack")
 
 
 def _accuracy(facts: Facts) -> str:
     drawing = figure(2.5)
     axes = drawing.subplots()
     dense = facts.dense
-    share = dense.certified / np.maximum(dense.total, 1)
+    certified = dense.certified / np.maximum(dense.total, 1)
     axes.fill_between(
         dense.radius, 0, dense.certified_accuracy, color=CLEAN, alpha=0.14, linewidth=0
     )
-    axes.plot(dense.radius, share, color=MUTED, linestyle=(0, (5, 1.5)), label="certified")
+    axes.plot(dense.radius, certified, color=MUTED, linestyle=DASHED, label="certified")
     axes.plot(
         dense.radius,
         dense.certified_accuracy,
@@ -190,14 +193,14 @@ def _accuracy(facts: Facts) -> str:
     )
     _radius_axis(axes, facts, "share of all samples")
     axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    percents(axes.yaxis)
     legend(drawing, axes, columns=2)
-    row = facts.main
+    right = round(float(facts.curve.certified_accuracy[facts.main]) * facts.total)
     return to_svg(
         drawing,
         "accuracy",
         "Certified accuracy against radius",
-        f"At radius {size(facts.radius)}, {percent(facts.curve.certified_accuracy[row])} of all "
+        f"At radius {size(facts.radius)}, {share(right, facts.total)} of all "
         f"{count(facts.total)} samples are certified and right.",
     )
 
@@ -235,10 +238,10 @@ def _intervals(facts: Facts) -> str:
     return to_svg(
         drawing,
         "intervals",
-        f"Confidence intervals at radius {size(facts.radius)}",
+        f"Confidence intervals {place(facts)}",
         f"What an attacker can make of the confidence of each of {count(facts.certified)} "
         f"certified "
-        f"samples. The intervals are {number(width)} wide on average.",
+        f"samples. The intervals are {at_most(width)} wide on average.",
     )
 
 
@@ -264,27 +267,17 @@ def _bars(
     axes.set_xlim(-0.5, len(order) - 0.5)
 
 
-def _band(
-    axes: Axes, x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> None:
-    axes.fill_between(x, low, high, color=WORST, alpha=0.12, linewidth=0)
-
-
 def _radius_axis(axes: Axes, facts: Facts, label: str) -> None:
     """The radius below, the metric at the side, a line at the radius the page is about."""
     last = float(facts.dense.radius[-1])
-    norm = plain_text(facts.provenance.norm)
-    axes.set(xlabel=f"radius ({norm} norm)", ylabel=label)
+    norm = facts.provenance.norm
+    axes.set(xlabel="radius" if norm is None else f"radius ({plain_text(norm)} norm)", ylabel=label)
     axes.set_xlim(0, last)
     axes.axvline(facts.radius, color=GRID, linewidth=5, zorder=0)
 
 
-def _percent_axis(axes: Axes, values: NDArray[np.float64]) -> None:
-    axes.set_ylim(0, _top(values))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
-
-
-def _top(values: NDArray[np.float64]) -> float:
+def _top(*curves: NDArray[np.float64]) -> float:
+    values = np.concatenate(curves)
     finite = values[np.isfinite(values)]
     return max(0.01, float(finite.max(initial=0)) * 1.08)
 
@@ -297,4 +290,100 @@ def _trend(
     return (
         f"{what} is {show(values[0])} at radius {size(first)} and {show(values[facts.main])} "
         f"at radius {size(here)}, the radius of this page."
+    )
+
+
+def _risk(facts: Facts, further: Further) -> str:
+    """Worst-case share of errors among the accepted, against the share of samples accepted there."""
+    drawing = figure(3.0)
+    axes = drawing.subplots()
+    tops = [0.01]
+    for curve, name, colour, line in (
+        (further.plain_risk, "without attack", CLEAN, DASHED),
+        (further.risk, "worst case, exact", WORST, "-"),
+    ):
+        if curve is None:
+            continue
+        held = curve.coverage_at_worst > 0
+        order = np.argsort(curve.coverage_at_worst[held], kind="stable")
+        x, y = curve.coverage_at_worst[held][order], curve.risk[held][order]
+        axes.plot(x, y, color=colour, linestyle=line, label=name)
+        tops.append(float(y[x > 0.02].max(initial=0.01)))
+    overall = further.risk.constant
+    axes.axhline(overall, label="accept at random", **LEVEL)
+    axes.set(xlabel="share of certified samples accepted", ylabel="wrong among the accepted")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, min(1.02, 1.1 * max([*tops, overall])))
+    percents(axes.xaxis, axes.yaxis)
+    legend(drawing, axes, columns=2)
+    plain = further.plain_risk
+    beside = "" if plain is None else f" and {fixed(plain.aurc)} without attack"
+    return to_svg(
+        drawing,
+        "risk",
+        f"Risk against coverage {place(facts)}",
+        "Share of wrong predictions among those accepted for their confidence, against how many "
+        f"are accepted. The area under the curve is at most {at_most(further.risk.aurc)} in the worst "
+        f"case{beside}; accepting at random has {at_least(overall, as_percent=True)} errors throughout.",
+    )
+
+
+def _gain(facts: Facts, gain: Gain) -> str:
+    drawing = figure(4.9)
+    top, bottom = drawing.subplots(2, 1, sharex=True)
+    curve, report = gain.curve, gain.report
+    for axes, certified, plain, before, after in (
+        (
+            top,
+            curve.certified_brier,
+            curve.brier,
+            report.before.certified_brier,
+            report.after.certified_brier,
+        ),
+        (
+            bottom,
+            curve.certified_ece,
+            curve.ece,
+            report.before.certified_ece,
+            report.after.certified_ece,
+        ),
+    ):
+        order = np.argsort(curve.resolution, kind="stable")
+        x = curve.resolution[order]
+        axes.plot(x, certified[order], color=WORST, marker=".", label="worst case, exact")
+        axes.plot(x, plain[order], color=CLEAN, linestyle=DASHED, label="without attack")
+        axes.scatter(
+            [report.before.resolution],
+            [before],
+            color=WORST,
+            marker="D",
+            zorder=3,
+            label="as it is",
+        )
+        axes.scatter(
+            [report.after.resolution],
+            [after],
+            color=WORST,
+            marker="s",
+            edgecolors=MUTED,
+            zorder=4,
+            label="recalibrated",
+        )
+        axes.set_ylim(0, 1.15 * max(float(certified.max()), before, after))
+    top.axhline(curve.constant_brier, label="constant confidence", **LEVEL)
+    top.set_ylabel("Brier score")
+    bottom.set(xlabel="resolution: what the confidences still tell", ylabel="calibration error")
+    percents(bottom.yaxis)
+    bottom.set_xlim(left=0)
+    bottom.locator_params(axis="x", nbins=5)
+    legend(drawing, top, columns=2)
+    drawing.align_ylabels()
+    return to_svg(
+        drawing,
+        "gain",
+        f"Recalibration {place(facts)}",
+        f"Certified Brier score and calibration error of {count(report.n)} samples, against the resolution "
+        "of their confidences, for monotone maps between the best one without attack (right) and the "
+        "best one under attack (left). The constant confidence has no resolution and a Brier score of "
+        f"{at_least(report.constant_brier)}.",
     )

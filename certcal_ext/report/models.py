@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext import _claims
 from certcal_ext.report import words
 from certcal_ext.report.style import (
     CLEAN,
@@ -20,6 +21,7 @@ from certcal_ext.report.style import (
     INK,
     WORST,
     figure,
+    percents,
     plain_text,
     to_svg,
 )
@@ -161,14 +163,14 @@ def draw_models(models: Models) -> str | None:
     for axes in (top, bottom):
         axes.set_xlim(0, float(models.grid[-1]))
         axes.axvline(models.radius, color=GRID, linewidth=5, zorder=0)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+        percents(axes.yaxis)
     names = [plain_text(words.shortened(name, 44)) for name in models.ece]
     columns = 2 if max(map(len, names)) <= _NARROW else 1
     drawing.legend(lines, names, loc="outside upper left", ncols=columns)
     drawing.align_ylabels()
     told = "; ".join(
-        f"{words.shortened(row.name, 60)}: {words.at_most(row.ece, as_percent=True)} and "
-        f"{words.percent(row.accuracy, 1)}"
+        f"{words.shortened(row.name, 60)}: {_claims.at_most(row.ece, as_percent=True)} and "
+        f"{_claims.share(round(row.accuracy * models.total), models.total)}"
         for row in models.rows
     )
     return to_svg(
@@ -176,5 +178,5 @@ def draw_models(models: Models) -> str | None:
         "models",
         "Models by radius",
         "Worst-case calibration error over all samples (above) and certified accuracy (below) against radius. At radius "
-        f"{words.size(models.radius)}: {told}.",
+        f"{_claims.size(models.radius)}: {told}.",
     )

@@ -20,6 +20,7 @@ from certcal_ext.report.words import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID, CARD = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
@@ -69,6 +70,9 @@ _SETTINGS: dict[Any, Any] = {
     "legend.borderaxespad": 0.2,
     "legend.labelcolor": INK,
 }
+DASHED = (0, (5, 1.5))
+#: How a value is drawn that a constant confidence would have.
+LEVEL: dict[str, Any] = {"color": CONSTANT, "linestyle": (0, (1.2, 1.4)), "linewidth": 2.2}
 WIDTH = 4.6  # inches of 72 units: about the width of a phone, so that words stay readable there
 
 
@@ -111,6 +115,17 @@ def legend(drawing: Figure, axes: Axes, columns: int) -> None:
     """Puts the legend of ``axes`` above the drawing, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside upper left", ncols=columns)
+
+
+def percents(*axes: Axis) -> None:
+    """Writes the numbers along axes as percentages, without a sign."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: f"{100 * abs(value):.4g} %")
+
+
+def diagonal(axes: Axes) -> None:
+    """The line of equal coordinates, behind what follows."""
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
 
 
 def to_svg(drawing: Figure, name: str, title: str, description: str) -> str:

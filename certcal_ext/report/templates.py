@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from certcal_ext._files import replacing
 from certcal_ext.report.words import visible
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def rendered(template: str, figures: dict[str, str], **values: Any) -> str:
+def render(template: str, figures: dict[str, str], **values: Any) -> str:
     """A page.
 
     Args:
@@ -46,6 +48,19 @@ def rendered(template: str, figures: dict[str, str], **values: Any) -> str:
     )
     drawings = {name: Markup(svg) for name, svg in figures.items()}
     return environment.get_template(template).render(figures=drawings, **values)
+
+
+def write(path: str | Path, page: str) -> Path:
+    """Writes a page; aside first, then renamed, so that no half page is ever left.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: its folder does not exist.
+    """
+    target = Path(path)
+    with replacing(target) as file:
+        file.write(page.encode("utf-8"))
+    return target
 
 
 def _resource(name: str) -> str:

@@ -1,115 +1,34 @@
 # SPDX-License-Identifier: MIT
-"""Numbers and sentences of a report; where they say "at most", the number is rounded up."""
+"""Sentences of a report; their numbers are written by ``_claims``."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING
+
+from certcal_ext._claims import (
+    PERCENT as PERCENT,
+)  # with the others, for those that read a page's words
+from certcal_ext._claims import (
+    at_least,
+    at_most,
+    count,
+    failure,
+    fixed,
+    number,
+    percent,
+    share,
+    size,
+    sureness,
+)
+from certcal_ext.certificates.evidence import how_chosen, how_sure
+from certcal_ext.certificates.statements import attack, names_radius
 
 if TYPE_CHECKING:
     from certcal_ext.report.facts import Facts
 
-PERCENT = "\N{NO-BREAK SPACE}%"
-_NOTHING = "\N{EN DASH}"
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of Unicode
-
-
-def count(value: float) -> str:
-    """A whole number with thousands marked.
-
-    Example:
-        >>> count(10000)
-        '10,000'
-    """
-    return f"{int(value):,}"
-
-
-def number(value: float, digits: int = 4, rounding: str = ROUND_HALF_EVEN) -> str:
-    """A number with at most ``digits`` decimals, an en dash for nan.
-
-    Example:
-        >>> number(0.25), number(0.107531), number(0.107531, rounding=ROUND_CEILING)
-        ('0.25', '0.1075', '0.1076')
-    """
-    if not math.isfinite(value):
-        return _NOTHING
-    rounded = Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), rounding=rounding)
-    text = f"{rounded:f}"
-    return _signed(text.rstrip("0").rstrip(".") if "." in text else text)
-
-
-def fixed(value: float, digits: int = 4, rounding: str = ROUND_HALF_EVEN) -> str:
-    """A number with exactly ``digits`` decimals, for columns.
-
-    Example:
-        >>> fixed(0.25), fixed(float("nan"))
-        ('0.2500', '–')
-    """
-    if not math.isfinite(value):
-        return _NOTHING
-    rounded = Decimal(float(value)).quantize(Decimal(1).scaleb(-digits), rounding=rounding)
-    return _signed(f"{rounded:f}")
-
-
-def percent(value: float, digits: int = 2, rounding: str = ROUND_HALF_EVEN) -> str:
-    """A share as per cent.
-
-    Example:
-        >>> percent(0.18161, rounding=ROUND_CEILING).split()
-        ['18.17', '%']
-    """
-    if not math.isfinite(value):
-        return _NOTHING
-    rounded = (
-        Decimal(float(value)).scaleb(2).quantize(Decimal(1).scaleb(-digits), rounding=rounding)
-    )
-    return _signed(f"{rounded:f}") + PERCENT
-
-
-def _signed(text: str) -> str:
-    """A proper minus sign, and none before zero."""
-    if not text.startswith("-"):
-        return text
-    return text[1:] if not text.strip("-0.") else "\N{MINUS SIGN}" + text[1:]
-
-
-def at_most(value: float, *, as_percent: bool = False) -> str:
-    """An upper bound, rounded up."""
-    show = percent if as_percent else fixed
-    return show(value, rounding=ROUND_CEILING)
-
-
-def at_least(value: float, *, as_percent: bool = False) -> str:
-    """A lower bound, rounded down."""
-    show = percent if as_percent else fixed
-    return show(value, rounding=ROUND_FLOOR)
-
-
-def size(radius: float) -> str:
-    """A radius in few digits, never more than it is: the claim must not reach further than the proof.
-
-    Example:
-        >>> size(0.1), size(0.12345678), size(2.0)
-        ('0.1', '0.12345678', '2')
-    """
-    text = f"{radius:.6g}"
-    return text if float(text) <= radius else repr(radius)
-
-
-def sureness(delta: float) -> str:
-    """1 - delta as per cent, rounded down.
-
-    Example:
-        >>> sureness(1e-3).split(), sureness(1e-9).split()
-        (['99.9', '%'], ['99.9999999', '%'])
-    """
-    share = (Decimal(100) - 100 * Decimal(repr(delta))).quantize(
-        Decimal(1).scaleb(-10), rounding=ROUND_FLOOR
-    )
-    text = f"{share:f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + PERCENT
 
 
 def visible(text: str) -> str:
@@ -146,16 +65,30 @@ def shortened(text: str, most: int) -> str:
 def headline(facts: Facts) -> str:
     """The verdict in one line."""
     if facts.certified == 0:
-        return f"Nothing is certified at radius {size(facts.radius)}"
+        return f"Nothing is certified {place(facts)}"
     ece = joint(facts, "ece")
     if ece is not None and facts.further is not None and facts.further.delta is not None:
         return (
-            f"No {facts.provenance.norm} attack of size {size(facts.radius)} can push the "
-            f"calibration error above {at_most(ece, as_percent=True)}, with "
-            f"{sureness(facts.further.delta)} confidence"
+            f"No {attack(facts.provenance, facts.radius)} can push the calibration error above "
+            f"{at_most(ece, as_percent=True)}, with {sureness(facts.further.delta)} confidence"
         )
     bound = at_most(float(facts.curve.certified_ece[facts.main]), as_percent=True)
-    return f"Worst-case calibration error at radius {size(facts.radius)}: at most {bound}"
+    return f"Worst-case calibration error {place(facts)}: at most {bound}"
+
+
+def place(facts: Facts) -> str:
+    """Where the page's numbers are: at its radius, or inside intervals that came without one."""
+    if names_radius(facts.provenance):
+        return f"at radius {size(facts.radius)}"
+    return "inside the given intervals"
+
+
+def reach(facts: Facts) -> str:
+    """What a certified sample withstands: perturbations of a norm and size, where they are known."""
+    made = facts.provenance
+    if not names_radius(made) or made.norm is None:
+        return "perturbation within the verifier's threat model"
+    return f"perturbation of {made.norm} norm up to {size(facts.radius)}"
 
 
 def standfirst(facts: Facts) -> str:
@@ -163,8 +96,9 @@ def standfirst(facts: Facts) -> str:
     further = facts.further
     if facts.certified == 0 or further is None:
         return ""
+    selected = f" {how_chosen(facts.provenance)}".rstrip()
     if facts.certified == facts.total:
-        return f"Over all {count(facts.total)} samples, which keep their prediction under every such attack."
+        return f"Over all {count(facts.total)} samples, which keep their prediction under every such attack.{selected}"
     text = (
         f"Over the {count(facts.certified)} of {count(facts.total)} samples whose prediction is certified "
         "to stay under every such attack."
@@ -177,7 +111,7 @@ def standfirst(facts: Facts) -> str:
                 f" Over all {count(facts.total)}, the others counted at their worst: at most "
                 f"{at_most(float(bound[0]), as_percent=True)}{sure}."
             )
-    return text
+    return text + selected
 
 
 def joint(facts: Facts, metric: str) -> float | None:
@@ -203,15 +137,14 @@ def verdict(facts: Facts) -> list[tuple[str, str]]:
 
 def _guarantee(facts: Facts) -> str:
     curve, row = facts.curve, facts.main
-    share = percent(facts.certified / facts.total, 1)
+    certified = share(facts.certified, facts.total)
     clean_ece, clean_brier = float(curve.ece[row]), float(curve.brier[row])
     beside_ece = f" (without attack: {percent(clean_ece)})" if math.isfinite(clean_ece) else ""
     beside_brier = f" (without attack: {fixed(clean_brier)})" if math.isfinite(clean_brier) else ""
     return (
-        f"Where all intervals hold: on {count(facts.certified)} of {count(facts.total)} samples ({share}) no "
-        f"perturbation of {facts.provenance.norm} norm up to {size(facts.radius)} changes the prediction. An "
-        "attacker may move every one of them at once, each inside its own ball, to spoil the calibration: over these "
-        "samples the expected calibration error stays at or below "
+        f"Where all intervals hold: on {count(facts.certified)} of {count(facts.total)} samples ({certified}) no "
+        f"{reach(facts)} changes the prediction. An attacker may move every one of them at once to "
+        "spoil the calibration: over these samples the expected calibration error stays at or below "
         f"{at_most(float(curve.certified_ece[row]), as_percent=True)}{beside_ece} and the Brier score at or "
         f"below {at_most(float(curve.certified_brier[row]))}{beside_brier}."
     )
@@ -227,57 +160,48 @@ def _worth(facts: Facts) -> str:
         )
     if skill > 0:
         return (
-            f"A constant confidence equal to the accuracy would score a Brier score of {fixed(constant)}; the "
-            f"bound is lower (certified skill {number(skill, 3)}). So even under attack the confidences are "
-            "proven to tell right from wrong better than a constant."
+            f"A constant confidence equal to the accuracy would score a Brier score of {at_least(constant)}; the "
+            f"bound is lower (certified skill {at_least(skill, 3)}). So where all intervals hold the confidences are "
+            "proven to tell right from wrong better than a constant, even under attack."
         )
     return (
-        f"A constant confidence equal to the accuracy would score a Brier score of {fixed(constant)}, no worse "
-        f"than the bound (certified skill {number(skill, 3)}). So at this radius the bound, true as it is, does "
+        f"A constant confidence equal to the accuracy would score a Brier score of {at_least(constant)}, no worse "
+        f"than the bound (certified skill {at_least(skill, 3)}). So at this radius the bound, true as it is, does "
         "not prove that the confidences tell more than a constant would."
     )
 
 
 def _sureness(facts: Facts) -> str:
-    alpha = facts.provenance.alpha
-    if facts.provenance.kind == "intervals" or alpha is None:
-        return (
-            "The intervals were made elsewhere and are taken as they came: the bounds hold where the intervals "
-            "hold. Given the intervals, they are exact and involve no chance."
-        )
-    each = (
-        f"Each of the {count(facts.total)} confidence intervals holds with a probability of at least "
-        f"{sureness(alpha)} over its own noise draws (alpha = {alpha:g}); the worst case of "
-        f"{at_most(float(facts.curve.certified_ece[facts.main]), as_percent=True)} holds where all of them do."
-    )
+    made = facts.provenance
+    each = how_sure(made, facts.total)
+    if facts.provenance.kind == "intervals" or made.alpha is None:
+        return f"{each} Given the intervals, the worst case is exact and involves no chance."
+    worst = at_most(float(facts.curve.certified_ece[facts.main]), as_percent=True)
+    each += f" The worst case of {worst} holds where all of them do."
     ece, brier = joint(facts, "ece"), joint(facts, "brier")
     further = facts.further
     if ece is None or brier is None or further is None or further.delta is None:
-        failing = number(alpha * facts.total, 2, rounding=ROUND_CEILING)
-        return (
-            f"{each} On average at most {failing} of the intervals fail; that all of them hold at once is not "
-            "claimed here."
-        )
+        return f"{each} That all of them hold at once is not claimed here."
     return (
         f"{each} For the data set as a whole: with a probability of at least {sureness(further.delta)} over all "
         "noise draws together the calibration error under attack is at most "
         f"{at_most(ece, as_percent=True)} (the headline), and with the same probability the Brier score at most "
-        f"{at_most(brier)}. These allow for intervals that fail, and for the choice of the radius: an interval "
-        "that fails does so at every radius."
+        f"{at_most(brier)}. These allow for intervals that fail, and for the choice of the radius: whether "
+        "an interval fails does not depend on it."
     )
 
 
 def _nothing_certified(facts: Facts) -> str:
-    reach = (
-        f" With n = {count(facts.provenance.n)} draws and alpha = {facts.provenance.alpha:g} no "
-        f"sample could be certified beyond {number(facts.best_radius, rounding=ROUND_CEILING)}."
-        if facts.best_radius is not None and facts.provenance.n is not None
-        else ""
-    )
+    made = facts.provenance
+    limit = ""
+    if facts.best_radius is not None and made.n is not None and made.alpha is not None:
+        limit = (
+            f" All of n = {count(made.n)} votes for one class would certify radius {size(facts.best_radius, 4)} at alpha = "
+            f"{failure(made.alpha)}."
+        )
     return (
-        f"None of the {count(facts.total)} samples is certified to keep its prediction under every "
-        f"perturbation of {facts.provenance.norm} norm up to {size(facts.radius)}, so no calibration "
-        f"metric is defined there.{reach}"
+        f"None of the {count(facts.total)} samples is certified to keep its prediction under every {reach(facts)}, so no "
+        f"calibration metric is defined there.{limit}"
     )
 
 
@@ -293,16 +217,16 @@ def gain(facts: Facts) -> str:
     kept = (
         "the confidences say less, but what they say is kept under attack."
         if report.after.resolution > 0
-        else "the map is a constant. At this radius the certified score of one number for all samples is as "
-        "low as that of any monotone map: what these confidences tell cannot be kept under attack."
+        else "the map is a constant: at this radius it scores as well on the fitting half as any map of its kind, and what "
+        "these confidences tell is not kept under attack."
     )
     return (
         f"A monotone map of the confidences ({split.kind}), fitted to the worst case of one half of the "
         f"samples, takes the certified Brier score of the other {count(report.n)} certified ones from "
         f"{at_most(report.before.certified_brier)} to {at_most(report.after.certified_brier)} and their "
         f"certified calibration error from {at_most(report.before.certified_ece, as_percent=True)} to "
-        f"{at_most(report.after.certified_ece, as_percent=True)}. {cost}{kept} No "
-        "monotone map has a lower certified Brier score on the half that an isotonic one was fitted on."
+        f"{at_most(report.after.certified_ece, as_percent=True)}, where all intervals hold. {cost}{kept} No monotone map "
+        "has a lower certified Brier score on the half that an isotonic one was fitted on."
     )
 
 
@@ -314,9 +238,15 @@ def mapping(text: str) -> str:
         >>> mapping(StepMap(jumps=(0.5,), levels=(0.25, 0.75)).to_json())
         'isotonic map, 2 levels from 0.25 to 0.75'
     """
-    from certcal_ext.recalibration.maps import RecalibrationMap, StepMap
+    from certcal_ext.recalibration.maps import StepMap
+    from certcal_ext.recalibration.row_maps import LabelMaps, RowMap, read_map
 
-    stored = RecalibrationMap.from_json(text)
+    stored = read_map(text)
+    if isinstance(stored, LabelMaps):
+        kinds = sorted({part.kind for part in stored.maps.values()})
+        return f"{len(stored.maps)} maps ({', '.join(kinds)}) by {stored.by}, and a common one"
+    if isinstance(stored, RowMap):
+        return f"stack of the votes of {stored.events} models"
     if isinstance(stored, StepMap):
         low, high = number(stored.levels[0]), number(stored.levels[-1])
         return f"{stored.kind} map, {len(stored.levels)} levels from {low} to {high}"

@@ -21,7 +21,8 @@ from certcal_ext._threads import num_threads
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.distributed import Group, process_group
-from certcal_ext.model_state import frozen, model_fingerprint, precision_of
+from certcal_ext.model_checks import Base
+from certcal_ext.model_state import frozen, model_fingerprint
 from certcal_ext.runs.drawing import Drawing, UnitSampler
 from certcal_ext.runs.folder import WorkFolder, open_folder, remove_work
 from certcal_ext.runs.units import Request
@@ -127,10 +128,11 @@ def certify_in_shards(
     size = len(tensor)
     true = None if labels is None else checked_labels(labels, size, smooth.num_classes)
     ids = np.arange(size) if sample_ids is None else checked_ids(sample_ids, size)
-    problem = problem_of(smooth, tensor, true, ids, wanted, stopping)
     device = next((p.device for p in smooth.model.parameters()), tensor.device)
     with process_group(device) as group, frozen(smooth.model):
-        run = _Run(smooth, tensor, true, ids, wanted, stopping, group)
+        base = smooth.checked(tensor, scores=wanted.bins is not None, batch_size=int(batch_size))
+        problem = problem_of(smooth, tensor, true, ids, wanted, stopping, base)
+        run = _Run(smooth, tensor, true, ids, wanted, stopping, group, base)
         with run.opened(Path(work), problem, resume, unit_draws, progress) as drawing:
             if not group.first:
                 drawing.serve()
@@ -148,6 +150,7 @@ def problem_of(
     ids: _Ints,
     wanted: Wanted,
     stopping: Stopping | None,
+    base: Base,
 ) -> dict[str, Any]:
     """Everything that fixes the result, by name.
 
@@ -158,16 +161,17 @@ def problem_of(
         ids: (N,) the samples' numbers.
         wanted: the options.
         stopping: the rules of stopping early, or None.
+        base: what the model is.
 
     Returns:
         Values as JSON has them. Batch size and thread count are among them only where the result depends on them: for
-        scores, and for the votes of a model in half precision.
+        scores, and for the votes of a model in half precision or one that looks at its batch.
     """
-    precision = precision_of(smooth.model)
     device = next((p.device for p in smooth.model.parameters()), images.device)
     problem: dict[str, Any] = {
         "model": model_fingerprint(smooth.model),
-        "precision": precision,
+        "precision": base.precision,
+        "allowed": list(base.notes),
         "classes": smooth.num_classes,
         "images": _hash(images.cpu().numpy()),
         "labels": None if labels is None else _hash(labels),
@@ -187,7 +191,7 @@ def problem_of(
         "certcal_ext": Provenance("intervals").package_version,
         "torch": str(torch.__version__),
     }
-    if wanted.bins is not None or not calls_near_ties(precision):
+    if wanted.bins is not None or base.notes or not calls_near_ties(base.precision):
         problem["batch size"] = int(wanted.batch_size)
         problem["threads"] = num_threads() if device.type == "cpu" else None
     return problem
@@ -205,7 +209,9 @@ class _Run:
         wanted: Wanted,
         stopping: Stopping | None,
         group: Group,
+        base: Base,
     ) -> None:
+        self._base = base
         self._smooth, self._images, self._labels, self._ids = smooth, images, labels, ids
         self._wanted, self._stopping, self._group = wanted, stopping, group
         self._show: Report | None = None
@@ -287,7 +293,9 @@ class _Run:
                 mean = ScoreHistogram(counted.histogram, counted.sums).means()
             found = Found(counted.votes, selected, self._ids, self._labels, counted.histogram, mean)
             made = found.certificates(self._smooth.sigma, wanted)
-        return self._smooth.signed(made, wanted.n0).with_provenance(created=self._created)
+        return self._smooth.signed(made, wanted.n0, self._base).with_provenance(
+            created=self._created
+        )
 
     def _adaptive(self, drawing: Drawing, selected: _Ints, stopping: Stopping) -> Certificates:
         from certcal_ext.stopping.adaptive import run_adaptive

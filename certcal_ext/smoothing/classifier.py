@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,10 @@ from certcal_ext._images import (
 )
 from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.certificates.certificates import Certificates
-from certcal_ext.model_state import frozen, model_fingerprint, precision_of
+from certcal_ext.model_checks import Base, checked_allow, checked_base
+from certcal_ext.model_state import frozen, model_fingerprint
 from certcal_ext.smoothing.found import Found, Wanted, group_size, joined
-from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED
+from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED, drawn_sigma
 from certcal_ext.smoothing.sampling import Sampler
 from certcal_ext.smoothing.vote_source import SelectedVotes, VoteSource
 
@@ -45,8 +46,12 @@ class SmoothedClassifier:
         model: any ``torch.nn.Module`` from images (B, C, H, W) in [0, 1] to logits (B, K). Normalisation belongs inside it:
             noise and radius are in units of the images given here. It is not changed; its mode comes back as it was.
         num_classes: K, at least 2.
-        sigma: standard deviation of the noise, in pixel units.
+        sigma: standard deviation of the noise, in pixel units. What is drawn with, certified and recorded is the float32
+            next to it.
         seed: key of the noise; with the sample's number and the draw's number it fixes every draw.
+        allow: what the model may be, which is else refused before anything is drawn, and is then noted in the result:
+            "random" (other logits for the same images), "batch_dependent" (other logits for an image among other
+            images), "probabilities" (a softmax or sigmoid at its end).
 
     Raises:
         TypeError: model is not a ``torch.nn.Module``, or an argument of the wrong kind.
@@ -66,15 +71,22 @@ class SmoothedClassifier:
     """
 
     def __init__(
-        self, model: torch.nn.Module, num_classes: int, sigma: float, seed: int = 0
+        self,
+        model: torch.nn.Module,
+        num_classes: int,
+        sigma: float,
+        seed: int = 0,
+        *,
+        allow: Collection[str] = (),
     ) -> None:
         torch = _require_torch()
         if not isinstance(model, torch.nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         self.model = model
         self.num_classes = _check.whole_number("num_classes", num_classes, 2)
-        self.sigma = _check.positive_number("sigma", sigma)
+        self.sigma = drawn_sigma(sigma)
         self.seed = _check.whole_number("seed", seed, 0, MAX_SEED)
+        self.allow = checked_allow(allow)
 
     def certify(
         self,
@@ -120,7 +132,8 @@ class SmoothedClassifier:
         Raises:
             TypeError: images that are not floats, labels that are not integers, or an argument of the wrong kind.
             ValueError: empty data, shapes that do not match, labels or arguments out of range, NaN or infinite images or
-                logits (counted and named), a model that gives another number of classes.
+                logits (counted and named), a model that gives another number of classes; sample ids that name two samples
+                the same; a model that is random, depends on its batch or gives probabilities, unless that is allowed.
 
         Warns:
             UserWarning: more abstentions than certificates (with the best radius this n and alpha could ever give), or
@@ -137,8 +150,8 @@ class SmoothedClassifier:
             runner_up,
             keep_counts,
         )
-        found = self._gather(images, labels, wanted, sample_ids, progress)
-        return self.signed(found.certificates(self.sigma, wanted), n0)
+        found, base = self._gather(images, labels, wanted, sample_ids, progress)
+        return self.signed(found.certificates(self.sigma, wanted), n0, base)
 
     def certify_adaptive(
         self,
@@ -209,14 +222,41 @@ class SmoothedClassifier:
         certificates = Certificates.from_adaptive(
             result, selected.classes, selected.labels, index=selected.ids
         )
-        return self.signed(certificates, n0)
+        return self.signed(certificates, n0, selected.base)
 
-    def signed(self, certificates: Certificates, n0: int) -> Certificates:
+    def checked(
+        self, images: torch.Tensor, *, scores: bool = False, batch_size: int = 1024
+    ) -> Base:
+        """What the model is on a few of these images; inside ``frozen``.
+
+        Args:
+            images: (N, ...) float32, at least one.
+            scores: whether softmax scores are asked for.
+            batch_size: most images in a forward pass.
+
+        Returns:
+            ``Base``, to sign with.
+
+        Raises:
+            TypeError: the model gives no tensor.
+            ValueError: it is random, depends on its batch, or gives probabilities, and that is not allowed.
+        """
+        return checked_base(
+            self.model,
+            images,
+            self.sigma,
+            scores=scores,
+            allow=self.allow,
+            batch_size=batch_size,
+        )
+
+    def signed(self, certificates: Certificates, n0: int, base: Base) -> Certificates:
         """The certificates with a note of what one has to know to draw the same again.
 
         Args:
             certificates: of draws of this classifier.
             n0: draws that selected.
+            base: what :meth:`checked` found.
 
         Returns:
             :class:`Certificates`.
@@ -225,9 +265,10 @@ class SmoothedClassifier:
             n0=int(n0),
             seed=self.seed,
             model_hash=model_fingerprint(self.model),
-            precision=precision_of(self.model),
+            precision=base.precision,
             torch_version=str(_require_torch().__version__),
             source=type(self.model).__qualname__,
+            notes=(*certificates.provenance.notes, *base.notes),
         )
 
     def _gather(
@@ -237,8 +278,8 @@ class SmoothedClassifier:
         wanted: Wanted,
         sample_ids: Any,
         progress: bool | Report,
-    ) -> Found:
-        """All that certificates are made from."""
+    ) -> tuple[Found, Base]:
+        """All that certificates are made from, and what the model is."""
         n0, n = wanted.n0, wanted.n
         group = group_size(wanted.batch_size, min(n0, n))
         with reporting(progress, "certifying", "draws") as report, frozen(self.model):
@@ -247,13 +288,15 @@ class SmoothedClassifier:
             sampler = Sampler(
                 self.model, self.num_classes, self.sigma, self.seed, wanted.batch_size, tally.add
             )
-            found = [
-                _of_part(sampler, part, n0, n, wanted.bins)
-                for part in parts(images, labels, sample_ids, self.num_classes, group)
-            ]
-        if not found:
+            found, base = [], None
+            for part in parts(images, labels, sample_ids, self.num_classes, group):
+                if base is None:
+                    scores = wanted.bins is not None
+                    base = self.checked(part.images, scores=scores, batch_size=wanted.batch_size)
+                found.append(_of_part(sampler, part, n0, n, wanted.bins))
+        if base is None:
             raise ValueError("images: expected at least one image, got none")
-        return joined(found)
+        return joined(found), base
 
     @contextmanager
     def selecting(
@@ -300,8 +343,9 @@ class SmoothedClassifier:
             self.model, self.num_classes, self.sigma, self.seed, tensor, ids, batch_size
         )
         with frozen(self.model):
+            base = self.checked(tensor, batch_size=batch_size)
             classes = source.votes(np.arange(size), 0, n0).argmax(axis=1)
-            yield Selected(SelectedVotes(source, classes), classes, ids, true)
+            yield Selected(SelectedVotes(source, classes), classes, ids, true, base)
 
 
 @dataclass(frozen=True)
@@ -313,12 +357,14 @@ class Selected:
         classes: (N,) int64.
         ids: (N,) int64, the samples' numbers.
         labels: (N,) int64, or None.
+        base: what the model is.
     """
 
     source: SelectedVotes
     classes: NDArray[np.int64]
     ids: NDArray[np.int64]
     labels: NDArray[np.int64] | None
+    base: Base
 
 
 def _of_part(sampler: Sampler, part: Part, n0: int, n: int, score_bins: int | None) -> Found:

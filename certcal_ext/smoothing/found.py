@@ -56,12 +56,13 @@ class Wanted:
 
     def __post_init__(self) -> None:
         """Checks every option."""
-        _check.whole_number("n0", self.n0, 1)
+        _check.whole_number("n0", self.n0, 1, MAX_DRAWS - 1)
         _check.whole_number("n", self.n, 1, MAX_DRAWS - self.n0)
         _check.failure_probability("alpha", self.alpha)
         _check.whole_number("batch_size", self.batch_size, 1)
-        if self.confidence not in ("votes", "scores"):
-            raise ValueError(f'confidence: expected "votes" or "scores", got {self.confidence!r}')
+        _check.choice("confidence", self.confidence, ("votes", "scores"))
+        _check.flag("runner_up", self.runner_up)
+        _check.flag("keep_counts", self.keep_counts)
         if self.confidence == "votes":
             return
         _check.whole_number("score_bins", self.score_bins, 1, MAX_SCORE_BINS)
@@ -110,6 +111,7 @@ class Found:
                 wanted.alpha,
                 interval=wanted.score_interval,
                 index=self.ids,
+                num_classes=self.counts.shape[1],
             )
         return Certificates.from_counts(
             self.counts,

@@ -10,30 +10,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext._tensors import handed_over
+from certcal_ext.model_checks import ROUNDING_SHARE
 from certcal_ext.smoothing.votes import fault_message
 
 if TYPE_CHECKING:
     import torch
 
-#: Two evaluations of one image (in another batch, on other threads) differ by rounding only. A vote whose two largest
-#: logits are closer than this share of the largest logit is taken from an evaluation of that image alone.
-_NEAR_TIE_SHARE = {"float32": 2.0**-14, "float64": 2.0**-40}
-
 #: A GPU is read after so many passes, or (sample, draw) pairs: rarely enough to keep it busy, in 16 MiB.
 _GPU_PASSES, _GPU_PAIRS = 4096, 2**24
 
 
-def calls_near_ties(dtype: str) -> bool:
+def calls_near_ties(precision: str) -> bool:
     """Whether rounding in this precision is fine enough that votes can be told from near ties."""
-    return dtype in _NEAR_TIE_SHARE
+    return precision in ROUNDING_SHARE
 
 
-def margin_of(dtype: str, logits: torch.Tensor) -> float:
-    """Two largest logits closer than this are a near tie; 0 where none is called. Waits for a GPU."""
-    if not calls_near_ties(dtype):
-        return 0.0
-    largest = float(logits.abs().max())
-    return _NEAR_TIE_SHARE[dtype] * largest if np.isfinite(largest) else 0.0
+class Margins:
+    """How close the two largest logits of an image may be before its vote is taken from an evaluation of it alone.
+
+    Rounding is a share of the numbers that it happens to, so each sample has a margin of its own: a share of the largest
+    logit seen in any of its draws so far. The draw's own largest logit would not do, as a near tie is just where that may
+    be small (logits z and -z). They grow on the device; nothing is waited for.
+
+    Args:
+        precision: what the model computes in.
+        samples: N.
+        device: where the logits are.
+    """
+
+    def __init__(self, precision: str, samples: int, device: torch.device) -> None:
+        import torch
+
+        self._share = ROUNDING_SHARE.get(precision)
+        self._margins = torch.zeros(samples, dtype=torch.float64, device=device)
+        self._handed = handed_over(self._margins)
+
+    def after(self, logits: torch.Tensor, rows: slice) -> Any:
+        """(B,) margins of some samples whose next (B, D, K) logits these are; None where near ties cannot be told."""
+        if self._share is None:
+            return None
+        if isinstance(self._handed, np.ndarray):
+            values = handed_over(logits).reshape(len(logits), -1)
+            seen = np.maximum(values.max(axis=1), -values.min(axis=1))
+            np.maximum(self._handed[rows], self._share * seen, out=self._handed[rows])
+        else:
+            import torch
+
+            seen = torch.linalg.vector_norm(logits, torch.inf, dim=(1, 2), dtype=torch.float64)
+            margins = self._margins[rows]
+            torch.maximum(margins, seen.mul_(self._share), out=margins)
+        return self._handed[rows]
 
 
 def on_host(values: Any) -> NDArray[Any]:

@@ -38,9 +38,10 @@ def add_noise(
 
     Args:
         x: (B, ...) float32 array or tensor (CPU or CUDA), at least one axis after the first; not changed.
-        sigma: standard deviation, in units of x; finite and at least 0.
+        sigma: standard deviation, in units of x; finite and at least 0. It is rounded to float32, see ``drawn_sigma``.
         seed: 0 to 2^64 - 1.
-        sample_ids: (B,) integers, at least 0, that name the samples; by default their positions 0, ..., B - 1.
+        sample_ids: (B,) integers, at least 0, that name the samples; by default their positions 0, ..., B - 1. Equal ids
+            get equal noise.
         draws: a ``range`` with step 1 within [0, 2^32).
         dtype: of the result: float32 (also None), float16 or bfloat16, a dtype of NumPy or torch or its name; bfloat16 for
             tensors only.
@@ -130,6 +131,28 @@ def write_noise(
     )
 
 
+def drawn_sigma(sigma: Any) -> float:
+    """The standard deviation that noise is drawn with: the float32 next to ``sigma``.
+
+    A certificate speaks of the noise that was drawn. With 0.12 that has a deviation of 0.119999997, so a radius in
+    units of 0.12 would be too large in its eighth digit.
+
+    Raises:
+        TypeError: no number.
+        ValueError: not above 0, or too small or too large for float32.
+
+    Example:
+        >>> drawn_sigma(0.12)
+        0.11999999731779099
+    """
+    given = _check.positive_number("sigma", sigma)
+    with np.errstate(over="ignore"):
+        drawn = float(np.float32(given))
+    if not np.finfo(np.float32).tiny <= drawn < np.inf:
+        raise ValueError(f"sigma: expected a number that float32 has, got {sigma}")
+    return drawn
+
+
 def interleaved_channels(x: Any) -> int:
     """C where x is a (B, C, H, W) tensor in channels_last memory, and 1 where it is anything else."""
     if not _tensors.is_tensor(x) or x.ndim != 4 or x.is_contiguous():
@@ -148,9 +171,13 @@ def _precision(dtype: Any, images: Any) -> str:
     if dtype is None:
         return "float32"
     names = PRECISIONS if _tensors.is_tensor(images) else PRECISIONS[:2]
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None)
+    if name is None:
+        name = _check.shown(dtype) if isinstance(dtype, int) else str(dtype)
     name = name.removeprefix("torch.")
     if name not in names:
         kind = "tensor" if _tensors.is_tensor(images) else "NumPy array"
-        raise TypeError(f"dtype: expected {' or '.join(names)} for a {kind}, got {dtype!r}")
+        raise TypeError(
+            f"dtype: expected {' or '.join(names)} for a {kind}, got {_check.shown(dtype)}"
+        )
     return name

@@ -16,7 +16,8 @@ from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.certificates.evidence import ends_at_level, selected_by_estimation
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.table import matrix
-from certcal_ext.model_state import frozen, model_fingerprint
+from certcal_ext.model_checks import allowed_by, checked_base
+from certcal_ext.model_state import copied_for, frozen, model_fingerprint
 from certcal_ext.smoothing.found import group_size
 from certcal_ext.smoothing.sampling import Sampler
 from certcal_ext.smoothing.vote_source import VoteSource
@@ -162,6 +163,7 @@ def replay(
     if labels is not None:
         found.compare("label", _check.int_vector("labels", labels, len(pixels))[where])
     with reporting(progress, "drawing again", "draws") as report, frozen(model):
+        _require_base(made, model, pixels, batch_size)
         drawn = _Drawn(part, model, pixels[torch.from_numpy(where)], batch_size, report)
         drawn.compare_all(found)
     found.compare_ends()
@@ -200,10 +202,7 @@ class _Drawn:
         import torch
 
         made = part.provenance
-        with torch.inference_mode():
-            device = next((p.device for p in model.parameters()), images.device)
-            dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-            output = model(images[:1].to(device, dtype))
+        output = model(copied_for(model, images[:1]))
         if not isinstance(output, torch.Tensor) or output.ndim != 2:
             raise ValueError("model: expected logits as one tensor of shape (B, classes)")
         classes, most = int(output.shape[1]), int(part.table["predicted"].to_numpy().max())
@@ -343,6 +342,24 @@ def _require_model(made: Provenance, model: torch.nn.Module) -> None:
         raise ValueError(
             f"model: expected the one that made the table (hash {str(made.model_hash)[:12]}, "
             f"{made.precision}), got another ({found[:12]}): other weights, precision or class"
+        )
+
+
+def _require_base(
+    made: Provenance, model: torch.nn.Module, images: torch.Tensor, batch_size: int
+) -> None:
+    """That draws can be taken again at all, and in the format in which they were."""
+    allowed = allowed_by(made.notes)
+    if "random" in allowed:
+        raise ValueError("certificates: of a random model, whose draws cannot be taken again")
+    scores, sigma = made.kind == "scores", cast(float, made.sigma)
+    base = checked_base(model, images, sigma, scores=scores, allow=allowed, batch_size=batch_size)
+    # Tables of before 0.2 name the formats of the weights, joined where there are several.
+    stored = made.precision
+    if stored not in (None, base.precision) and base.precision not in str(stored).split("+"):
+        raise ValueError(
+            f"model: expected it to compute in {stored}, as for the table, got {base.precision}: under "
+            "torch.autocast then and not now, or the other way round?"
         )
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from certcal_ext._tensors import handed_over
 from certcal_ext._threads import num_threads
-from certcal_ext.smoothing.near_ties import Marks, calls_near_ties, margin_of, on_host
+from certcal_ext.model_state import coarsest, formats_seen, is_out_of_memory, place_of
+from certcal_ext.smoothing.near_ties import Margins, Marks, calls_near_ties, on_host
 from certcal_ext.smoothing.noise import (
     PRECISIONS,
     in_memory_order,
@@ -83,18 +84,18 @@ class _Tallies:
     histogram: Any = None  # (N, J) int64
     sums: Any = None  # (N, 2) int64
 
-    def add(self, logits: torch.Tensor, rows: slice, near: Any, margin: float, faults: Any) -> None:
+    def add(self, logits: torch.Tensor, rows: slice, near: Any, margins: Any, faults: Any) -> None:
         """Counts (B, D, K) logits of some samples."""
-        votes, marks = self.votes[rows], near if margin > 0 else None
+        votes, marks = self.votes[rows], None if margins is None else near
         if self.classes is None:
-            write_votes(logits, votes, marks, margin, faults)
+            write_votes(logits, votes, marks, margins, faults)
         else:
             write_votes_and_scores(
                 logits,
                 self.classes[rows],
                 votes,
                 marks,
-                margin,
+                margins,
                 self.histogram[rows],
                 self.sums[rows],
                 faults,
@@ -149,10 +150,10 @@ class Sampler:
         self._batch_size = batch_size
         self._on_draws = on_draws
         self._unread_passes = unread_passes
-        self._device = next((p.device for p in model.parameters()), None)
-        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-        self._precision = str(self._dtype or "float32").removeprefix("torch.")
-        self._drawn_in = self._precision if self._precision in PRECISIONS else "float32"
+        self._device, self._dtype = place_of(model)
+        self._weights = str(self._dtype or "float32").removeprefix("torch.")
+        self._drawn_in = self._weights if self._weights in PRECISIONS else "float32"
+        self._precision: str | None = None  # what it computes in, seen in the first pass
         self._buffer: torch.Tensor | None = None
         self._handed_buffer: Any = None
 
@@ -189,8 +190,8 @@ class Sampler:
         size = self._most_in_a_pass(given)
         pending = deque(_tiles(len(images), draws, size))
         marks = Marks(sample_ids, len(images) * draws, size, given.device, self._unread_passes)
+        margins: Margins | None = None
         alone: list[tuple[int, int]] = []
-        margin: float | None = None
         while pending:
             rows, columns = pending.popleft()
             logits = None
@@ -199,10 +200,9 @@ class Sampler:
             if logits is None:
                 pending.extendleft(reversed(_halves(rows, columns)))
                 continue
-            if margin is None:
-                margin = margin_of(self._precision, logits)
+            margins = margins or Margins(str(self._precision), len(images), given.device)
             near, faults = marks.of_pass(rows, columns)
-            tallies.add(logits, rows, near, margin, faults)
+            tallies.add(logits, rows, near, margins.after(logits, rows), faults)
             if marks.full:
                 alone += marks.read()
             self._on_draws(logits.shape[0] * logits.shape[1])
@@ -257,7 +257,10 @@ class Sampler:
 
     def _most_in_a_pass(self, given: _Images) -> int:
         """Images of a pass: all that a GPU may have, and on the CPU what the cache holds."""
-        if given.device.type != "cpu" or not calls_near_ties(self._precision):
+        import torch
+
+        reduced = torch.is_autocast_enabled("cpu") or not calls_near_ties(self._weights)
+        if given.device.type != "cpu" or reduced:
             return self._batch_size  # in half precision counts are those of the batches
         threads = num_threads()
         cached = _CACHED_BYTES * threads // int(given.pixels[0].nbytes)
@@ -276,7 +279,7 @@ class Sampler:
             return self._logits(given, rows, first_column, draws)
         except RuntimeError as error:
             images = (rows.stop - rows.start) * draws
-            if not _is_out_of_memory(error) or images == 1:
+            if not is_out_of_memory(error) or images == 1:
                 raise
             reason = str(error).splitlines()[0]
         self._buffer = self._handed_buffer = (
@@ -307,7 +310,7 @@ class Sampler:
         with _one_thread():
             for row, column in pairs:
                 one = slice(row, row + 1)
-                write_votes(self._logits(given, one, column, 1), votes[one], None, 0.0, faults)
+                write_votes(self._logits(given, one, column, 1), votes[one], None, None, faults)
         message = fault_message("model", on_host(faults), len(pairs))
         if message is not None:
             raise ValueError(f"{message}, among samples {sample_ids[0]} to {sample_ids[-1]}")
@@ -330,8 +333,17 @@ class Sampler:
                     given.channels,
                 )
         inputs = noisy.view(batch * draws, *given.shape).to(self._dtype)
-        output = self._model(inputs if given.channels == 1 else inputs.movedim(-1, 1))
+        output = self._run(inputs if given.channels == 1 else inputs.movedim(-1, 1))
         return self._checked(output, batch, draws)
+
+    def _run(self, inputs: torch.Tensor) -> Any:
+        """The model; the first pass is watched."""
+        if self._precision is not None:
+            return self._model(inputs)
+        with formats_seen() as seen:
+            output = self._model(inputs)
+        self._precision = coarsest(seen, self._weights)
+        return output
 
     def _noise_buffer(self, size: int, device: torch.device) -> tuple[torch.Tensor, Any]:
         """Room for so many values, as a tensor and ready to be handed over."""
@@ -353,13 +365,6 @@ class Sampler:
                 f"num_classes={self._num_classes}, got {tuple(output.shape)}"
             )
         return prepared_logits("model", output).view(batch, draws, self._num_classes)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    # The CPU's allocator has no error class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _halves(rows: slice, columns: range) -> list[tuple[slice, range]]:

@@ -250,7 +250,7 @@ def _noise_gradient(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor 
 
 def _count_votes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     votes = Votes(*_zero_votes(logits))
-    write_votes(prepared_logits("logits", logits), votes.counts, None, 0.0, votes.faults)
+    write_votes(prepared_logits("logits", logits), votes.counts, None, None, votes.faults)
     return votes.counts, votes.faults
 
 

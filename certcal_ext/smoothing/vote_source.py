@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext._images import image_tensor, require_distinct
 from certcal_ext.smoothing.noise import MAX_DRAWS
 from certcal_ext.smoothing.sampling import Sampler
 
@@ -39,6 +40,9 @@ class VoteSource:
         batch_size: most noisy images in one forward pass; halved where memory runs out.
         on_draws: called with the number of draws of each pass.
 
+    Raises:
+        ValueError: two samples of one number, which would get the same noise.
+
     Example:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
@@ -58,11 +62,16 @@ class VoteSource:
         batch_size: int = 1024,
         on_draws: Callable[[int], None] = lambda draws: None,
     ) -> None:
+        import torch
+
+        _check.instance("model", model, torch.nn.Module)
+        _check.whole_number("num_classes", num_classes, 1)
         self._sampler = Sampler(model, num_classes, sigma, seed, batch_size, on_draws)
         self._num_classes = num_classes
         self._batch_size = batch_size
-        self._images = images
+        self._images = image_tensor(images)
         self._ids = np.arange(len(images), dtype=np.int64) if sample_ids is None else sample_ids
+        require_distinct(self._ids)
 
     def __len__(self) -> int:
         """N."""

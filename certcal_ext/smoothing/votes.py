@@ -65,18 +65,18 @@ def count_votes(logits: Any) -> Any:
     batch, draws, classes = (int(size) for size in array.shape)
     counts = _tensors.zeros_like_place(array, (batch, classes), "int64")
     faults = _tensors.zeros_like_place(array, (2,), "int64")
-    write_votes(array, counts, None, 0.0, faults)
+    write_votes(array, counts, None, None, faults)
     _raise_on_faults(faults, batch * draws)
     return _tensors.handed_back(counts, given)
 
 
-def write_votes(logits: Any, counts: Any, near_ties: Any, margin: float, faults: Any) -> None:
+def write_votes(logits: Any, counts: Any, near_ties: Any, margins: Any, faults: Any) -> None:
     """The same without checks, added to ``counts`` and ``faults``; see ``_core.count_votes``."""
     core.count_votes(
         _tensors.handed_over(logits),
         _tensors.handed_over(counts),
         _tensors.handed_over(near_ties),
-        margin,
+        _tensors.handed_over(margins),
         _tensors.handed_over(faults),
         threads=num_threads(),
         stream=_tensors.current_stream(logits),
@@ -167,7 +167,7 @@ def write_votes_and_scores(
     classes: Any,
     counts: Any,
     near_ties: Any,
-    margin: float,
+    margins: Any,
     histogram: Any,
     sums: Any,
     faults: Any,
@@ -178,7 +178,7 @@ def write_votes_and_scores(
         _tensors.handed_over(classes),
         _tensors.handed_over(counts),
         _tensors.handed_over(near_ties),
-        margin,
+        _tensors.handed_over(margins),
         _tensors.handed_over(histogram),
         _tensors.handed_over(sums),
         _tensors.handed_over(faults),

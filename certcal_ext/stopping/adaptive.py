@@ -57,7 +57,7 @@ class ReplayedVotes:
 
     Args:
         votes: (N,) stored votes for the selected class.
-        draws: stored draws for each sample, up to 10^9.
+        draws: stored draws for each sample, below 10^9.
         seed: of the order.
 
     Raises:
@@ -73,7 +73,9 @@ class ReplayedVotes:
 
     def __init__(self, votes: Any, draws: int, seed: int = 0) -> None:
         """Keeps the arguments; halves are drawn when they are needed."""
-        self._draws = _check.whole_number("draws", draws, 1, 10**9)
+        self._draws = _check.whole_number(
+            "draws", draws, 1, 10**9 - 1
+        )  # numpy's hypergeometric ends
         self._seed = _check.whole_number("seed", seed, 0)
         self._total = _check.int_vector("votes", votes)
         if ((self._total < 0) | (self._total > self._draws)).any():
@@ -217,6 +219,9 @@ def run_adaptive(
     scale = _check.positive_number("sigma", sigma)
     level = _check.failure_probability("alpha", alpha)
     start = _check.whole_number("first_draw", first_draw, 0)
+    _check.like("source", source, "DrawSource", "votes", "__len__")
+    if previous is not None:
+        _check.instance("previous", previous, AdaptiveResult)
     if len(source) == 0:
         raise ValueError("source: expected at least one sample, got none")
     right = None if correct is None else _check.correct_vector("correct", correct, len(source))
@@ -264,11 +269,11 @@ class _Run:
             mine, theirs = getattr(self._stopping, name), getattr(previous.stopping, name)
             if mine != theirs:
                 raise ValueError(f"previous: expected a run with {name}={mine}, got {theirs}")
-        given = (previous.n.size, previous.first_draw, previous.sigma, previous.alpha)
+        theirs = (previous.n.size, previous.first_draw, previous.sigma, previous.alpha)
         wanted = (len(self._source), self._first_draw, self._sigma, self._alpha)
-        if given != wanted:
+        if theirs != wanted:
             raise ValueError(
-                f"previous: expected (samples, first_draw, sigma, alpha) = {wanted}, got {given}"
+                f"previous: expected (samples, first_draw, sigma, alpha) = {wanted}, got {theirs}"
             )
         self._votes, self._n, self._look = (
             part.copy() for part in (previous.votes, previous.n, previous.look)

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import binom
 
-from certcal_ext.metrics.ece_table import FRACTION_BITS, LOW_BITS, EceTable
+from certcal_ext.bins import Bins
+from certcal_ext.metrics.ece_table import EceTable
+from certcal_ext.metrics.state import FRACTION_BITS, LOW_BITS
 
 Floats = NDArray[np.float64]
 
@@ -137,9 +139,9 @@ class Outcomes:
     ) -> Outcomes:
         """Intervals of probits after a shift of radius / sigma."""
         lower, upper = ndtr(probit_lower - shift), ndtr(probit_upper + shift)
-        edges = np.linspace(0.0, 1.0, bins + 1)
-        first, last = (np.searchsorted(edges[1:-1], end, "left") for end in (lower, upper))
-        return cls(lower, upper, probit_lower > shift, first, last, edges)
+        cells = Bins.of(bins)
+        first, last = (cells.index(end) for end in (lower, upper))
+        return cls(lower, upper, probit_lower > shift, first, last, cells.edges)
 
     def ece_term(self, correct: int, signs: NDArray[np.int8]) -> Floats:
         """f_n(s) of the theorem in ``docs/theory.md``: what a sample adds to the ECE under signs s."""

@@ -374,9 +374,10 @@ def what_more_draws_buy(
         >>> [entry.factor for entry in what_more_draws_buy(result, factors=(1, 4))]
         [1.0, 4.0, None]
     """
-    times = [_check.real_number("factors", factor) for factor in factors]
+    times = [_check.real_number("factors", each) for each in _check.items("factors", factors)]
     if min(times, default=1.0) < 1:
         raise ValueError(f"factors: expected numbers of at least 1, got {min(times)}")
+    _check.like("result", result, "AdaptiveResult", "stopping", "planning_votes")
     rules = result.stopping
     asked = rules.radii if radii is None else tuple(_check.radii("radii", radii).tolist())
     right = np.zeros(result.n.size, np.uint8) if result.correct is None else result.correct

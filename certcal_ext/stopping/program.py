@@ -67,8 +67,8 @@ class DrawProgram:
         values = [[self._sum(t, c) for t in (self._cost, *tables)] for c in self._choices]
         bound = -np.inf
         for _ in range(_MAX_CHOICES):
-            found = self._mix(np.array(values).T)
-            prices, at_budget = found.ineqlin.marginals[:-1], found.ineqlin.marginals[-1]
+            solution = self._mix(np.array(values).T)
+            prices, at_budget = solution.ineqlin.marginals[:-1], solution.ineqlin.marginals[-1]
             offered = self._cost * (1.0 - at_budget)
             for price, table in zip(prices, tables, strict=True):
                 if price < 0:
@@ -77,18 +77,18 @@ class DrawProgram:
             # Of the stretching factor only what is above 1 is paid for, here and in the bound.
             offset = self._budget * at_budget + float(prices.sum())
             bound = max(bound, self._sum(offered, choice) + offset)
-            paid = _STRETCH_COST * (found.x[-1] - 1.0)
-            objective = float(found.x[:-1] @ np.array(values)[:, 0]) + paid
+            paid = _STRETCH_COST * (solution.x[-1] - 1.0)
+            objective = float(solution.x[:-1] @ np.array(values)[:, 0]) + paid
             if objective - bound <= _GAP * objective + 1e-9:
                 break
             self._choices.append(choice)
             values.append([self._sum(t, choice) for t in (self._cost, *tables)])
         use = np.zeros(self._cost.shape)
         everyone = np.arange(self._cost.shape[0])
-        for share, choice in zip(found.x[:-1], self._choices, strict=False):
+        for share, choice in zip(solution.x[:-1], self._choices, strict=False):
             use[everyone, choice] += max(share, 0.0)
         shares: Floats = use / use.sum(axis=1, keepdims=True)
-        return shares, float(found.x[-1])
+        return shares, float(solution.x[-1])
 
     def _mix(self, values: Floats) -> Any:
         """Cheapest mixture of the choices: variables are their shares and the stretching factor."""
@@ -97,7 +97,7 @@ class DrawProgram:
         within = np.hstack([limits, -np.ones((limits.shape[0], 1))])
         within = np.vstack([within, np.append(cost, 0.0)])
         caps = np.append(np.zeros(limits.shape[0]), self._budget)
-        found = linprog(
+        solution = linprog(
             np.append(cost, _STRETCH_COST),
             within,
             caps,
@@ -106,9 +106,9 @@ class DrawProgram:
             bounds=[(0, None)] * count + [(1, None)],
             method="highs",
         )
-        if found.x is None:
-            raise RuntimeError(f"no plan of draws was found ({found.message})")
-        return found
+        if solution.x is None:
+            raise RuntimeError(f"no plan of draws was found ({solution.message})")
+        return solution
 
     def draws_of_rows(self, use: Floats, row: NDArray[np.int64]) -> NDArray[np.int64]:
         """(N,) draws of samples of groups ``row``, together at most what ``use`` (G, J) costs.
@@ -122,14 +122,14 @@ class DrawProgram:
         start = np.concatenate([[0], np.cumsum(self._weight)[:-1]])
         place = np.empty(order.size)
         place[order] = np.arange(order.size) - start[row[order]]
-        reached = (np.cumsum(shares * self._weight[:, None], axis=1) - _ROUNDING)[row]
+        ends = (np.cumsum(shares * self._weight[:, None], axis=1) - _ROUNDING)[row]
         # Rounding must not push the last sample of a group past its last option in use.
         last = (use.shape[1] - 1 - (shares[:, ::-1] > 0).argmax(axis=1))[row]
         spread = (np.arange(self._weight.size) * _GOLDEN % 1.0)[row]
         planned = float((use * self._weight[:, None] * self._draws).sum())
         for lowered in np.linspace(0.0, 1.0, 101):
             at = place + np.maximum(spread - lowered, 0.0)
-            option = np.minimum((at[:, None] >= reached).sum(axis=1), last)
+            option = np.minimum((at[:, None] >= ends).sum(axis=1), last)
             result: NDArray[np.int64] = self._draws[row, by_draws[row, option]]
             if result.sum() <= planned:
                 break

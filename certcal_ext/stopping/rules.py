@@ -91,9 +91,9 @@ class Stopping:
         object.__setattr__(self, "radii", tuple(_check.radii("radii", self.radii).tolist()))
         _check.positive_number("tolerance", self.tolerance)
         _check.positive_number("decision_tolerance", self.decision_tolerance)
-        _check.whole_number("planning", self.planning, 1)
+        _check.whole_number("planning", self.planning, 1, 10**7 - 1)
         _check.whole_number("planning_stages", self.planning_stages, 1, 20)
-        _check.whole_number("n_min", self.n_min, 1)
+        _check.whole_number("n_min", self.n_min, 1, 10**7 - 1)
         _check.whole_number("n_max", self.n_max, self.planning + self.n_min, 10**7)
         _check.whole_number("bins", self.bins, 1, _check.MAX_BINS)
         if self.max_draws is not None:
@@ -102,13 +102,18 @@ class Stopping:
                 raise ValueError(
                     f"max_draws: expected at least planning + n_min = {least}, got {self.max_draws}"
                 )
-        if self.method not in METHODS:
-            raise ValueError(f"method: expected one of {METHODS}, got {self.method!r}")
-        chosen = (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
-        if not chosen or not set(chosen) <= set(METRICS):
-            raise ValueError(f"metric: expected some of {METRICS}, got {self.metric!r}")
-        object.__setattr__(self, "metric", chosen)
-        shares = tuple(_check.positive_number("alpha_share", share) for share in self.alpha_share)
+        _check.choice("method", self.method, METHODS)
+        names = (self.metric,) if isinstance(self.metric, str) else self.metric
+        names = tuple(
+            _check.choice("metric", name, METRICS) for name in _check.items("metric", names)
+        )
+        if not names:
+            raise ValueError(f"metric: expected some of {METRICS}, got none")
+        object.__setattr__(self, "metric", names)
+        shares = tuple(
+            _check.positive_number("alpha_share", share)
+            for share in _check.items("alpha_share", self.alpha_share)
+        )
         # The sum of the shares as written; 1e-12 forgives only the rounding of decimal fractions.
         if not shares or sum(shares) > 1.0 + 1e-12:
             raise ValueError(f"alpha_share: expected shares of at most 1 in all, got {shares}")
@@ -139,14 +144,18 @@ class Stopping:
             >>> Stopping.from_json(rules.to_json()) == rules
             True
         """
+        if not isinstance(text, (str, bytes)):
+            raise TypeError(f"text: expected str or bytes, got {type(text).__name__}")
         try:
             fields: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"stopping: expected a JSON object, got {text[:40]!r}") from error
+            raise ValueError(
+                f"text, stopping: expected a JSON object with the fields of Stopping, got {text[:40]!r}"
+            ) from error
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or not {"radii"} <= set(fields) <= known:
             raise ValueError(
-                f"stopping: expected an object with fields of Stopping, got {text[:80]!r}"
+                f"text, stopping: expected an object with fields of Stopping, got {text[:80]!r}"
             )
         return cls(**fields)
 
@@ -173,6 +182,7 @@ class Stopping:
 
     def share(self, look: int) -> float:
         """Share of alpha of the interval at a look, 0 for the first; 1 for a sequence."""
+        _check.position("look", look, self.looks)
         if self.method == "sequence":
             return 1.0
         # Scaled down by the last bit, so that the errors cannot add up to more than alpha.
@@ -180,7 +190,7 @@ class Stopping:
 
     def lower(self, correct: int) -> float:
         """Share of a look's alpha that the lower end gets."""
-        return self.lower_share if correct else 0.5
+        return self.lower_share if _check.whole_number("correct", correct, 0, 1) else 0.5
 
 
 def row_intervals(
@@ -209,6 +219,24 @@ def row_intervals(
         level = alpha * stopping.share(stage)
         lower[rows], upper[rows] = split_interval(votes[rows], draws, level, stopping.lower(right))
     return Interval(lower, upper)
+
+
+def best_lower_ends(
+    stopping: Stopping, alpha: float, draws: int, labelled: bool
+) -> NDArray[np.float64]:
+    """(L,) lower ends of a row with all of its votes, at every look that it may be of, wrong or right.
+
+    Args:
+        stopping: the rules.
+        alpha: failure probability of a row.
+        draws: n.
+        labelled: whether the run knew the labels.
+    """
+    looks = np.arange(stopping.looks if stopping.method == "staged" else 1)
+    look = np.repeat(looks, 2)
+    right = np.tile(np.array([0, int(labelled)], np.uint8), looks.size)
+    votes, planned = np.full(look.size, draws), np.full(look.size, stopping.planning)
+    return row_intervals(stopping, alpha, votes, votes, look, planned, right).lower
 
 
 def split_interval(k: NDArray[np.int64], n: int, alpha: float, lower_share: float) -> Interval:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from certcal_ext import _check
 from certcal_ext.attacks.geometry import Ball
 from certcal_ext.attacks.victims import evaluation_mode
+from certcal_ext.bins import Bins
 from certcal_ext.training.bounds import Interval, certified_bounds, margin_terms
-from certcal_ext.training.losses import Bins, TableMemory, bin_of, solve_over_processes
+from certcal_ext.training.losses import TableMemory, solve_over_processes
 from certcal_ext.training.objective import (
     Objective,
     Step,
@@ -211,7 +212,7 @@ class TargetAct(CalibrationAdversarial):
         super().__post_init__()
         if self.interval not in ("cdf", "mean"):
             raise ValueError(f'interval: expected "cdf" or "mean", got {self.interval!r}')
-        Bins(self.bins)
+        Bins.of(self.bins)
 
     def worst(
         self, step: Step, correct: NDArray[np.bool_], lower: Floats, upper: Floats
@@ -280,9 +281,9 @@ class CceAct(TargetAct):
     ) -> tuple[Floats, Floats]:
         """By the exact recursion."""
         memory = self._memory if self.window > 1 else None
-        solved = solve_over_processes(correct, lower, upper, Bins(self.bins), step.group, memory)
+        solved = solve_over_processes(correct, lower, upper, Bins.of(self.bins), step.group, memory)
         target = solved.worst_confidence_of(correct, lower, upper)
-        return target, solved.signs[bin_of(target, solved)].astype(np.float64)
+        return target, solved.signs[solved.cells.index(target)].astype(np.float64)
 
     def state(self) -> dict[str, Any]:
         """The tables of the last batches."""
@@ -327,14 +328,13 @@ class AcceAct(TargetAct):
         self, step: Step, correct: NDArray[np.bool_], lower: Floats, upper: Floats
     ) -> tuple[Floats, Floats]:
         """By ADMM; a bin's sign is that of the sum of c - z over the targets in it."""
-        from certcal_ext.metrics.brier_ece import certified_ece
         from certcal_ext.milp.baselines import lower_estimate_admm
 
         found = lower_estimate_admm(
             correct, lower, upper, self.bins, steps=self.admm_steps, starts=self.starts
         )
         target = np.clip(found.confidence, 0.0, 1.0)
-        at = bin_of(target, certified_ece(correct, target, target, self.bins))
+        at = Bins.of(self.bins).index(target)
         error = np.bincount(at, correct - target, self.bins)
         return target, np.where(error >= 0, 1.0, -1.0)[at]
 

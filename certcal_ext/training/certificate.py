@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from certcal_ext import _check
+from certcal_ext.bins import Bins
 from certcal_ext.training.bounds import Interval, certified_bounds, margin_terms
 from certcal_ext.training.losses import (
-    Bins,
     TableMemory,
     certified_brier_terms,
     certified_ece_terms,
@@ -77,7 +77,7 @@ class CertificateTraining(Objective):
             raise ValueError(f'metric: expected "brier" or "ece", got {self.metric!r}')
         if self.interval not in ("cdf", "mean"):
             raise ValueError(f'interval: expected "cdf" or "mean", got {self.interval!r}')
-        Bins(self.bins)
+        Bins.of(self.bins)
         _check.whole_number("window", self.window, 1)
         object.__setattr__(self, "_memory", TableMemory(self.window))
 
@@ -116,7 +116,7 @@ class CertificateTraining(Objective):
                     correct.cpu().numpy(),
                     low,
                     high,
-                    Bins(self.bins),
+                    Bins.of(self.bins),
                     step.group,
                     self._memory if self.window > 1 else None,
                 )

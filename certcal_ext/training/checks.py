@@ -12,6 +12,8 @@ import torch
 
 from certcal_ext import _check
 from certcal_ext._images import image_tensor
+from certcal_ext.model_checks import require_logits
+from certcal_ext.model_state import copied_for, kept_as_it_is
 
 #: Clean images that the accuracy of an epoch is counted on.
 CLEAN_IMAGES = 512
@@ -48,20 +50,16 @@ def check_model(
     Raises:
         ValueError: it fails, gives no finite logits (B, K), gives probabilities, or the labels do not fit K.
     """
-    shown = images[: min(64, len(images))].to(device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    shown = images[: min(64, len(images))]
     try:
-        with torch.no_grad():
-            logits = model(shown)
+        with kept_as_it_is(model), torch.no_grad():
+            model.eval()
+            logits = model(copied_for(model, shown.to(device)))
     except (RuntimeError, TypeError, IndexError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise ValueError(
             f"model: failed on images of shape {tuple(shown.shape)}: {type(error).__name__}: {first}"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     if (
         not isinstance(logits, torch.Tensor)
         or logits.ndim != 2
@@ -73,11 +71,7 @@ def check_model(
     values = logits.double()
     if not bool(torch.isfinite(values).all()):
         raise ValueError("model: expected finite logits, got NaN or infinity on clean images")
-    if bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-4).all()):
-        raise ValueError(
-            "model: expected logits, got rows of probabilities (at least 0, with sum 1): take the softmax out of the model, "
-            "or return its logarithm"
-        )
+    require_logits(values.cpu().numpy())
     classes = int(logits.shape[1])
     if int(labels.max()) >= classes:
         raise ValueError(
@@ -90,15 +84,10 @@ def clean_accuracy(
     model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device
 ) -> float:
     """The share of right predictions on the first images, without noise; the model's mode comes back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            parts = torch.split(images[:CLEAN_IMAGES], 128)
-            found = torch.cat([model(part.to(device)).argmax(1).cpu() for part in parts])
-    finally:
-        for module, training in modes:
-            module.training = training
+    with kept_as_it_is(model), torch.no_grad():
+        model.eval()
+        parts = torch.split(images[:CLEAN_IMAGES].to(device), 128)
+        found = torch.cat([model(copied_for(model, part)).argmax(1).cpu() for part in parts])
     return float((found == labels[:CLEAN_IMAGES]).double().mean())
 
 

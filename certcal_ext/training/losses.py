@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from certcal_ext import _check
+from certcal_ext.bins import Bins
 from certcal_ext.metrics.ece_table import CertifiedEce, EceTable
 
 Floats = NDArray[np.float64]
@@ -27,32 +26,6 @@ class Summed(Protocol):
     def summed(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sum over all processes."""
         ...
-
-
-@dataclass(frozen=True)
-class Bins:
-    """The bins of a calibration error.
-
-    Attributes:
-        bins: number M of bins of equal width.
-        closed: which end of a bin belongs to it.
-    """
-
-    bins: int = 15
-    closed: str = "right"
-
-    def __post_init__(self) -> None:
-        """Checks both."""
-        _check.bin_edges(self.bins, None)
-        _check.closed_left(self.closed)
-
-    def table(self) -> EceTable:
-        """An empty table with these bins."""
-        return EceTable(self.bins, None, self.closed)
-
-    def of_state(self, state: NDArray[np.int64]) -> EceTable:
-        """The table that holds these sums."""
-        return EceTable.from_state(state, self.bins, None, self.closed)
 
 
 def certified_brier_terms(
@@ -123,7 +96,7 @@ def certified_ece_terms(
         table.update(right, low, high)
         solved = table.certify()
     worst = solved.worst_confidence_of(right, low, high)
-    signs = solved.signs[bin_of(worst, solved)].astype(np.float64)
+    signs = solved.signs[solved.cells.index(worst)].astype(np.float64)
     device = lower.device
     value = torch.from_numpy(signs * (right.astype(np.float64) - worst)).to(device)
     falls = torch.from_numpy((signs > 0) & (worst == low)).to(device)
@@ -158,18 +131,19 @@ def solve_over_processes(
         ``CertifiedEce``.
 
     Example:
+        >>> from certcal_ext.bins import Bins
         >>> from certcal_ext.distributed import Group
-        >>> solve_over_processes([True], [0.5], [1.0], Bins(2), Group()).value
+        >>> solve_over_processes([True], [0.5], [1.0], Bins.of(2), Group()).value
         0.5
     """
-    table = bins.table()
+    table = EceTable(bins)
     table.update(correct, lower, upper)
     if memory is None and group.size == 1:
         return table.certify()
     state = group.summed(table.state())
     if memory is not None:
         state = memory.with_new(state)
-    return bins.of_state(state).certify()
+    return EceTable.from_state(state, bins).certify()
 
 
 class TableMemory:
@@ -196,14 +170,6 @@ class TableMemory:
     def restore(self, states: list[torch.Tensor]) -> None:
         """Goes on from what a checkpoint kept."""
         self._states = [state.numpy().copy() for state in states]
-
-
-def bin_of(confidence: Floats, solved: CertifiedEce) -> NDArray[np.intp]:
-    """(N,) the bin of each confidence."""
-    side = "left" if solved.closed == "right" else "right"
-    at = np.searchsorted(solved.edges, confidence, side=side) - 1  # type: ignore[call-overload]
-    result: NDArray[np.intp] = np.clip(at, 0, solved.bins - 1)
-    return result
 
 
 def _ends(values: torch.Tensor) -> Floats:

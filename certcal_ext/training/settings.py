@@ -6,12 +6,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from certcal_ext import _check
-from certcal_ext.smoothing.noise import MAX_SEED
+if TYPE_CHECKING:
+    import torch
 
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["float32", "bfloat16"]
@@ -63,6 +61,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks all settings."""
+        # The command line makes options of this class, and its help loads no NumPy.
+        from certcal_ext import _check
+        from certcal_ext.smoothing.noise import MAX_SEED
+
         _check.positive_number("sigma", self.sigma)
         _check.whole_number("epochs", self.epochs, 1)
         _check.whole_number("batch_size", self.batch_size, 1)
@@ -84,6 +86,8 @@ class Settings:
 
     def make_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """The optimiser of a model's weights."""
+        import torch
+
         weights = [p for p in model.parameters() if p.requires_grad]
         if self.optimizer == "adamw":
             return torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=self.weight_decay)

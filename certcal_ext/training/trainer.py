@@ -12,12 +12,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from certcal_ext import _check
 from certcal_ext._progress import Report, reporting
 from certcal_ext.distributed import Group, process_group
 from certcal_ext.training import checks
@@ -33,6 +34,32 @@ from certcal_ext.training.checkpoint import (
 from certcal_ext.training.logs import Log, open_log
 from certcal_ext.training.objective import REMEDIES, Objective, Step
 from certcal_ext.training.settings import Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of a run that do not change the model that comes out, but for the noise that ``sample_ids`` names.
+
+    Attributes:
+        sample_ids: (N,) numbers that name the samples in the noise; default 0, ..., N - 1.
+        checkpoint: file to write the run's state to, at the end of each epoch and when a signal (SIGINT, SIGTERM) comes,
+            which then takes effect after the step. ``load_model`` reads its weights. Default: none is written.
+        checkpoint_every: also after so many steps.
+        resume: whether to go on from ``checkpoint``. An existing file without ``resume`` is an error.
+        log: JSONL file, one record an epoch.
+        tensorboard: folder of TensorBoard's files.
+        progress: True shows steps done and time left; or a function of (steps done, steps in all).
+    """
+
+    sample_ids: Any
+    checkpoint: str | Path | None
+    checkpoint_every: int | None
+    resume: bool
+    log: str | Path | None
+    tensorboard: str | Path | None
+    progress: bool | Report
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -65,14 +92,7 @@ def train(
     labels: Any,
     objective: Objective,
     settings: Settings,
-    *,
-    sample_ids: Any = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_every: int | None = None,
-    resume: bool = False,
-    log: str | Path | None = None,
-    tensorboard: str | Path | None = None,
-    progress: bool | Report = False,
+    **options: Unpack[RunOptions],
 ) -> TrainResult:
     """Trains a model, from scratch or from the weights it has.
 
@@ -87,14 +107,7 @@ def train(
         labels: (N,) integers in [0, K).
         objective: what to minimise.
         settings: how.
-        sample_ids: (N,) numbers that name the samples in the noise; default 0, ..., N - 1.
-        checkpoint: file to write the run's state to, at the end of each epoch and when a signal (SIGINT, SIGTERM) comes,
-            which then takes effect after the step. ``load_model`` reads its weights.
-        checkpoint_every: also after so many steps.
-        resume: whether to go on from ``checkpoint``. An existing file without ``resume`` is an error.
-        log: JSONL file, one record an epoch.
-        tensorboard: folder of TensorBoard's files.
-        progress: True shows steps done and time left; or a function of (steps done, steps in all).
+        options: of the run, by name: those of :class:`RunOptions`.
 
     Returns:
         ``TrainResult``.
@@ -121,32 +134,39 @@ def train(
         >>> result.steps, result.history[-1]["clean_accuracy"] > 0.9
         (48, True)
     """
+    _check.options("train", options, RunOptions)
+    _check_kinds(model, objective, settings)
+    pixels, true = checks.checked_data(images, labels)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    checks.check_model(model, pixels, true, device)
+    named = options.get("sample_ids")
+    ids = np.arange(len(pixels)) if named is None else _checked_ids(named, len(pixels))
+    path, log, board = map(_path, map(options.get, ("checkpoint", "log", "tensorboard")))
+    with process_group(device) as group:
+        run = _Run(model, pixels, true, ids, objective, settings, group, device)
+        run.begin(path, options.get("resume", False))
+        progress = options.get("progress", False) if group.first else False
+        with (
+            open_log(*((log, board) if group.first else (None, None))) as record,
+            reporting(progress, "training", "steps") as report,
+            _signals(path is not None) as stopped,
+        ):
+            run.go(path, options.get("checkpoint_every"), record, report, stopped)
+        run.part()
+    return run.result()
+
+
+def _check_kinds(model: Any, objective: Any, settings: Any) -> None:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective, got {type(objective).__name__}")
     if not isinstance(settings, Settings):
         raise TypeError(f"settings: expected Settings, got {type(settings).__name__}")
-    pixels, true = checks.checked_data(images, labels)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    checks.check_model(model, pixels, true, device)
-    ids = np.arange(len(pixels)) if sample_ids is None else _checked_ids(sample_ids, len(pixels))
-    path = None if checkpoint is None else Path(checkpoint)
-    with process_group(device) as group:
-        run = _Run(model, pixels, true, ids, objective, settings, group, device)
-        run.begin(path, resume)
-        files = (
-            None if log is None else Path(log),
-            None if tensorboard is None else Path(tensorboard),
-        )
-        with (
-            open_log(*(files if group.first else (None, None))) as record,
-            reporting(progress if group.first else False, "training", "steps") as report,
-            _signals(path is not None) as stopped,
-        ):
-            run.go(path, checkpoint_every, record, report, stopped)
-        run.part()
-    return run.result()
+
+
+def _path(given: Any) -> Path | None:
+    return None if given is None else Path(given)
 
 
 class _Run:

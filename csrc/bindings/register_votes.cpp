@@ -49,15 +49,19 @@ struct Logits {
 // Views of the outputs, checked; null where the caller gave None.
 struct VoteWords {
   TensorView counts;
-  std::optional<TensorView> near_ties;
+  std::optional<TensorView> near_ties, margins;
 
-  VoteWords(const Logits& logits, const py::object& counts_object, const py::object& near_object)
+  VoteWords(const Logits& logits, const py::object& counts_object, const py::object& near_object,
+            const py::object& margins_object)
       : counts(counts_object, "counts") {
     counts.of(DType::kInt64).shaped({logits.batch, logits.classes}).on(logits.view).writable();
     if (near_object.is_none()) return;
+    margins.emplace(margins_object, "margins");
+    margins->of(DType::kFloat64).shaped({logits.batch}).on(logits.view);
     near_ties.emplace(near_object, "near_ties");
     near_ties->of(DType::kUInt8).shaped({logits.batch, logits.draws}).on(logits.view).writable();
   }
+  const double* margins_data() const { return margins ? margins->data<const double>() : nullptr; }
   uint8_t* near_ties_data() const { return near_ties ? near_ties->data<uint8_t>() : nullptr; }
 };
 
@@ -95,20 +99,20 @@ struct ScoreWords {
 };
 
 void count_votes(const py::object& logits_object, const py::object& counts_object,
-                 const py::object& near_ties_object, double margin, const py::object& faults_object,
-                 int threads, uintptr_t stream) {
+                 const py::object& near_ties_object, const py::object& margins_object,
+                 const py::object& faults_object, int threads, uintptr_t stream) {
   const Logits logits(logits_object, faults_object);
-  const VoteWords votes(logits, counts_object, near_ties_object);
+  const VoteWords votes(logits, counts_object, near_ties_object, margins_object);
   logits.dispatch([&](const auto* data) {
     const auto on_cpu = [&] {
-      count_votes_cpu(data, logits.batch, logits.draws, logits.classes, margin,
+      count_votes_cpu(data, logits.batch, logits.draws, logits.classes, votes.margins_data(),
                       votes.counts.data<int64_t>(), votes.near_ties_data(),
                       logits.faults.data<int64_t>(), threads);
     };
     CERTCAL_RUN(logits.view, stream, on_cpu, [&](cudaStream_t on_stream) {
-      return launch_count_votes(data, logits.batch, logits.draws, logits.classes, margin,
-                                votes.counts.data<int64_t>(), votes.near_ties_data(),
-                                logits.faults.data<int64_t>(), on_stream);
+      return launch_count_votes(data, logits.batch, logits.draws, logits.classes,
+                                votes.margins_data(), votes.counts.data<int64_t>(),
+                                votes.near_ties_data(), logits.faults.data<int64_t>(), on_stream);
     });
   });
 }
@@ -135,16 +139,16 @@ void score_histogram(const py::object& logits_object, const py::object& classes_
 
 void count_votes_and_scores(const py::object& logits_object, const py::object& classes_object,
                             const py::object& counts_object, const py::object& near_ties_object,
-                            double margin, const py::object& histogram_object,
+                            const py::object& margins_object, const py::object& histogram_object,
                             const py::object& score_sums_object, const py::object& faults_object,
                             int threads, uintptr_t stream) {
   const Logits logits(logits_object, faults_object);
-  const VoteWords votes(logits, counts_object, near_ties_object);
+  const VoteWords votes(logits, counts_object, near_ties_object, margins_object);
   const ScoreWords scores(logits, classes_object, histogram_object, score_sums_object);
   logits.dispatch([&](const auto* data) {
     const auto on_cpu = [&] {
       count_votes_and_scores_cpu(data, scores.classes_data(), logits.batch, logits.draws,
-                                 logits.classes, scores.bins(), margin,
+                                 logits.classes, scores.bins(), votes.margins_data(),
                                  votes.counts.data<int64_t>(), votes.near_ties_data(),
                                  scores.histogram.data<int64_t>(), scores.sums.data<int64_t>(),
                                  logits.faults.data<int64_t>(), threads);
@@ -152,7 +156,7 @@ void count_votes_and_scores(const py::object& logits_object, const py::object& c
     CERTCAL_RUN(logits.view, stream, on_cpu, [&](cudaStream_t on_stream) {
       return launch_count_votes_and_scores(
           data, scores.classes_data(), logits.batch, logits.draws, logits.classes, scores.bins(),
-          margin, votes.counts.data<int64_t>(), votes.near_ties_data(),
+          votes.margins_data(), votes.counts.data<int64_t>(), votes.near_ties_data(),
           scores.histogram.data<int64_t>(), scores.sums.data<int64_t>(),
           logits.faults.data<int64_t>(), on_stream);
     });
@@ -163,13 +167,13 @@ void count_votes_and_scores(const py::object& logits_object, const py::object& c
 
 void register_votes(py::module_& module) {
   module.def("count_votes", &count_votes, py::arg("logits"), py::arg("counts"),
-             py::arg("near_ties"), py::arg("margin"), py::arg("faults"), py::arg("threads") = 1,
+             py::arg("near_ties"), py::arg("margins"), py::arg("faults"), py::arg("threads") = 1,
              py::arg("stream") = 0);
   module.def("score_histogram", &score_histogram, py::arg("logits"), py::arg("classes"),
              py::arg("histogram"), py::arg("score_sums"), py::arg("faults"), py::arg("threads") = 1,
              py::arg("stream") = 0);
   module.def("count_votes_and_scores", &count_votes_and_scores, py::arg("logits"),
-             py::arg("classes"), py::arg("counts"), py::arg("near_ties"), py::arg("margin"),
+             py::arg("classes"), py::arg("counts"), py::arg("near_ties"), py::arg("margins"),
              py::arg("histogram"), py::arg("score_sums"), py::arg("faults"), py::arg("threads") = 1,
              py::arg("stream") = 0);
 }

@@ -27,95 +27,106 @@ struct EceSolution {
 
 namespace detail {
 
-// What the recursion needs of the table, as (M + 1) x (M + 1) prefix sums over (a, b): entry (a, b) sums all cells
-// with a' < a and b' < b.
-class PrefixSums {
- public:
-  explicit PrefixSums(int bins)
-      : width_(bins + 1), sums_(static_cast<size_t>(width_) * static_cast<size_t>(width_), 0) {}
+// Sums over the samples of one bin, whatever their other end.
+struct BinSums {
+  int64_t right = 0, wrong = 0;            // right samples by lower end, wrong ones by upper end
+  WideInt gain_right = 0, gain_wrong = 0;  // sum(1 - lower) of the former, sum(upper) of the latter
+};
 
-  template <class CellValue>
-  void fill(CellValue value) {
-    for (int a = 1; a < width_; ++a) {
-      for (int b = 1; b < width_; ++b) {
-        at(a, b) = value(a - 1, b - 1) + at(a - 1, b) + at(a, b - 1) - at(a - 1, b - 1);
+// Sums over the samples whose lower end lies in one bin and whose upper end lies in a column taken so far.
+struct RowSums {
+  int64_t right = 0, wrong = 0;
+  WideInt loss_right = 0,
+          loss_wrong = 0;  // sum(upper - 1) over right, sum(-lower) over wrong samples
+};
+
+// The weights of all runs, in memory that grows with the bins and not with their square. No cell below the diagonal is
+// read: a sample's lower end never lies in a higher bin than its upper end.
+class RunWeights {
+ public:
+  RunWeights(const int64_t* table, const Bins& bins)
+      : table_(table),
+        bins_(bins),
+        by_bin_(static_cast<size_t>(bins.count)),
+        rows_(static_cast<size_t>(bins.count)) {
+    for (int a = 0; a < bins.count; ++a) {
+      for (int b = a; b < bins.count; ++b) {
+        const int64_t* right = cell(1, a, b);
+        const int64_t* wrong = cell(0, a, b);
+        BinSums& first = by_bin_[static_cast<size_t>(a)];
+        BinSums& last = by_bin_[static_cast<size_t>(b)];
+        first.right += right[kCount];
+        first.gain_right += right[kCount] * WideInt{kOne} - lower_sum(right);
+        last.wrong += wrong[kCount];
+        last.gain_wrong += upper_sum(wrong);
       }
     }
   }
 
-  // Sum over a in [a0, a1) and b in [b0, b1).
-  WideInt box(int a0, int a1, int b0, int b1) const {
-    return at(a1, b1) - at(a0, b1) - at(a1, b0) + at(a0, b0);
+  int64_t samples() const {
+    int64_t sum = 0;
+    for (const BinSums& bin : by_bin_) sum += bin.right + bin.wrong;
+    return sum;
+  }
+
+  // Calls visit(i, plus, minus) with the weights of the runs of bins [i, j] of either sign, for i = j, ..., 0. To be
+  // called for j = 0, 1, ... in turn. Wrong samples of a + run that reach below i use the edge there, right samples of a
+  // - run that reach above j the edge there.
+  template <class Visit>
+  void for_runs_to(int j, const Visit& visit) {
+    take_column(j);
+    const bool last = j + 1 == bins_.count;
+    const int64_t above = last ? 0 : kOne - fixed_floor(bins_.edges[j + 1]);
+    WideInt plus = 0, minus = 0;  // but for what edges give
+    int64_t from_below = 0,
+            beyond_above = 0;  // wrong samples that begin below i, right ones that end above j
+    for (int i = j; i >= 0; --i) {
+      const BinSums& bin = by_bin_[static_cast<size_t>(i)];
+      const RowSums& row = rows_[static_cast<size_t>(i)];
+      plus += bin.gain_right + row.loss_wrong;
+      minus += bin.gain_wrong + row.loss_right;
+      from_below += bin.wrong - row.wrong;
+      beyond_above += bin.right - row.right;
+      visit(i, plus + static_cast<WideInt>(from_below) * fixed_ceil(bins_.edges[i]),
+            minus + static_cast<WideInt>(beyond_above) * above);
+    }
   }
 
  private:
-  WideInt& at(int a, int b) { return sums_[static_cast<size_t>(a * width_ + b)]; }
-  const WideInt& at(int a, int b) const { return sums_[static_cast<size_t>(a * width_ + b)]; }
-
-  int width_;
-  std::vector<WideInt> sums_;
-};
-
-struct TableSums {
-  PrefixSums count_right, gain_right,
-      loss_right;  // N, sum(1 - lower), sum(upper - 1) over right samples
-  PrefixSums count_wrong, gain_wrong, loss_wrong;  // N, sum(upper), sum(-lower) over wrong samples
-
-  TableSums(const int64_t* table, int bins)
-      : count_right(bins),
-        gain_right(bins),
-        loss_right(bins),
-        count_wrong(bins),
-        gain_wrong(bins),
-        loss_wrong(bins) {
-    const auto count = [=](int c) {
-      return [=](int a, int b) { return WideInt{table[cell_index(c, a, b, bins) + kCount]}; };
-    };
-    const auto lower = [=](int c) {
-      return [=](int a, int b) {
-        const int64_t* cell = table + cell_index(c, a, b, bins);
-        return join_words(cell[kLowerHigh], cell[kLowerLow]);
-      };
-    };
-    const auto upper = [=](int c) {
-      return [=](int a, int b) {
-        const int64_t* cell = table + cell_index(c, a, b, bins);
-        return join_words(cell[kUpperHigh], cell[kUpperLow]);
-      };
-    };
-    count_right.fill(count(1));
-    count_wrong.fill(count(0));
-    gain_right.fill([&](int a, int b) { return count(1)(a, b) * kOne - lower(1)(a, b); });
-    loss_right.fill([&](int a, int b) { return upper(1)(a, b) - count(1)(a, b) * kOne; });
-    gain_wrong.fill(upper(0));
-    loss_wrong.fill([&](int a, int b) { return -lower(0)(a, b); });
+  const int64_t* cell(int correct, int a, int b) const {
+    return table_ + cell_index(correct, a, b, bins_.count);
   }
-};
-
-// The weight of the run of bins [i, j] with sign +. Wrong samples that reach below i use the edge there.
-inline WideInt plus_run_weight(const TableSums& t, const Bins& bins, int i, int j) {
-  const int m = bins.count;
-  WideInt weight = t.gain_right.box(i, j + 1, 0, m) + t.loss_wrong.box(i, m, i, j + 1);
-  if (i > 0) weight += t.count_wrong.box(0, i, i, j + 1) * fixed_ceil(bins.edges[i]);
-  return weight;
-}
-
-// The weight of the run of bins [i, j] with sign -. Right samples that reach above j use the edge there.
-inline WideInt minus_run_weight(const TableSums& t, const Bins& bins, int i, int j) {
-  const int m = bins.count;
-  WideInt weight = t.gain_wrong.box(0, m, i, j + 1) + t.loss_right.box(i, j + 1, 0, j + 1);
-  if (j + 1 < m) {
-    weight += t.count_right.box(i, j + 1, j + 1, m) * (kOne - fixed_floor(bins.edges[j + 1]));
+  static WideInt lower_sum(const int64_t* cell) {
+    return join_words(cell[kLowerHigh], cell[kLowerLow]);
   }
-  return weight;
-}
+  static WideInt upper_sum(const int64_t* cell) {
+    return join_words(cell[kUpperHigh], cell[kUpperLow]);
+  }
+
+  void take_column(int j) {
+    for (int a = 0; a <= j; ++a) {
+      const int64_t* right = cell(1, a, j);
+      const int64_t* wrong = cell(0, a, j);
+      RowSums& row = rows_[static_cast<size_t>(a)];
+      row.right += right[kCount];
+      row.wrong += wrong[kCount];
+      row.loss_right += upper_sum(right) - right[kCount] * WideInt{kOne};
+      row.loss_wrong -= lower_sum(wrong);
+    }
+  }
+
+  const int64_t* table_;
+  const Bins& bins_;
+  std::vector<BinSums> by_bin_;
+  std::vector<RowSums> rows_;
+};
 
 }  // namespace detail
 
 // `table` holds table_words(bins.count) integers; an empty table gives 0.
 inline EceSolution solve_ece(const int64_t* table, const Bins& bins) {
   const int m = bins.count;
-  const detail::TableSums sums(table, m);
+  detail::RunWeights weights(table, bins);
   // best[s][j + 1]: the most that bins 0..j can give when the run that ends at j has sign s (0: -, 1: +).
   // Without a run there is nothing to alternate with, so both signs start from 0.
   std::vector<WideInt> best[2];
@@ -125,18 +136,16 @@ inline EceSolution solve_ece(const int64_t* table, const Bins& bins) {
     start[s].assign(static_cast<size_t>(m) + 1, 0);
   }
   for (int j = 0; j < m; ++j) {
-    for (int s = 0; s < 2; ++s) {
-      WideInt& value = best[s][static_cast<size_t>(j) + 1];
-      for (int i = j; i >= 0; --i) {
-        const WideInt weight = s == 1 ? detail::plus_run_weight(sums, bins, i, j)
-                                      : detail::minus_run_weight(sums, bins, i, j);
-        const WideInt candidate = best[1 - s][static_cast<size_t>(i)] + weight;
-        if (i == j || candidate > value) {
-          value = candidate;
-          start[s][static_cast<size_t>(j) + 1] = i;
+    const size_t end = static_cast<size_t>(j) + 1;
+    weights.for_runs_to(j, [&](int i, WideInt plus, WideInt minus) {
+      for (int s = 0; s < 2; ++s) {
+        const WideInt candidate = best[1 - s][static_cast<size_t>(i)] + (s == 1 ? plus : minus);
+        if (i == j || candidate > best[s][end]) {
+          best[s][end] = candidate;
+          start[s][end] = i;
         }
       }
-    }
+    });
   }
 
   EceSolution solution{0.0, std::vector<int8_t>(static_cast<size_t>(m), 1)};
@@ -148,8 +157,8 @@ inline EceSolution solve_ece(const int64_t* table, const Bins& bins) {
     end = begin;
   }
 
-  const WideInt rows = sums.count_right.box(0, m, 0, m) + sums.count_wrong.box(0, m, 0, m);
-  if (rows > 0) solution.value = mean_rounded_up(total, static_cast<int64_t>(rows));
+  const int64_t rows = weights.samples();
+  if (rows > 0) solution.value = mean_rounded_up(total, rows);
   return solution;
 }
 

@@ -73,21 +73,62 @@ CERTCAL_HD int is_sure(double scaled, double floor, double count) {
          (scaled == count);
 }
 
-CERTCAL_CLONES void prepare_table_rows(const Rows& rows, int count, const Bins& bins,
-                                       Prepared& out) {
+// For bins of any width: [0, 1] in cells of equal width, a power of two of them, and the bin of each cell in which no inner
+// edge lies. The others are marked, as is a cell whose left end is an edge.
+class BinsOfCells {
+ public:
+  explicit BinsOfCells(const Bins& bins) : cells_(kLeastCells) {
+    if (bins.uniform) return;  // there, no lookup is needed
+    while (cells_ < kCellsPerBin * bins.count) cells_ *= 2;
+    bin_.assign(static_cast<size_t>(cells_) + 1, kNearEdge);
+    for (int m = 0; m < bins.count; ++m) {
+      const int begin = m == 0 ? 0 : cell(bins.edges[m]) + 1;
+      const int end = m + 1 == bins.count ? cells_ + 1 : cell(bins.edges[m + 1]);
+      for (int at = begin; at < end; ++at) bin_[static_cast<size_t>(at)] = m;
+    }
+  }
+
+  // The product with a power of two is exact.
+  int cell(double x) const { return static_cast<int>(x * cells_); }
+  int cells() const { return cells_; }
+  const int32_t* data() const { return bin_.data(); }
+
+ private:
+  static constexpr int kLeastCells = 1 << 12;
+  static constexpr int kCellsPerBin = 32;
+
+  int cells_;
+  std::vector<int32_t> bin_;
+};
+
+CERTCAL_CLONES void pack_ends(const Rows& rows, int count, Prepared& out) {
   for (int n = 0; n < count; ++n) {
     out.lower[n] = pack_words(fixed_floor(rows.lower[n]));
     out.upper[n] = pack_words(fixed_ceil(rows.upper[n]));
   }
+}
+
+CERTCAL_CLONES void find_uneven_cells(const Rows& rows, int count, int bins,
+                                      const BinsOfCells& lookup, Prepared& out) {
+  const double width = lookup.cells();
+  const int32_t* bin = lookup.data();
+  for (int n = 0; n < count; ++n) {
+    const int32_t a = bin[static_cast<int>(rows.lower[n] * width)];
+    const int32_t b = bin[static_cast<int>(rows.upper[n] * width)];
+    const int32_t right = rows.correct[n] != 0;
+    out.cell[n] = (a | b) < 0 ? kNearEdge : (right * bins + a) * bins + b;
+  }
+}
+
+CERTCAL_CLONES void find_equal_cells(const Rows& rows, int count, const Bins& bins, Prepared& out) {
   const int m = bins.count;
   const double width = m;
-  const int uniform = bins.uniform;
   for (int n = 0; n < count; ++n) {
     const double lower = rows.lower[n] * width;
     const double upper = rows.upper[n] * width;
     const int a = static_cast<int>(lower);
     const int b = static_cast<int>(upper);
-    const int sure = uniform & is_sure(lower, a, width) & is_sure(upper, b, width);
+    const int sure = is_sure(lower, a, width) & is_sure(upper, b, width);
     const int32_t right = rows.correct[n] != 0;
     const int32_t cell = (right * m + (a - (a == m))) * m + (b - (b == m));
     out.cell[n] = sure != 0 ? cell : kNearEdge;
@@ -102,12 +143,40 @@ CERTCAL_CLONES SplitSum sum_of_worst_squares(const Rows& rows, int count) {
   return sum;
 }
 
+// What finds the cells of a chunk of rows, and their ends in fixed point.
+class Preparing {
+ public:
+  explicit Preparing(const Bins& bins) : bins_(bins), lookup_(bins) {}
+
+  void operator()(const Rows& rows, int count, Prepared& out) const {
+    pack_ends(rows, count, out);
+    if (bins_.uniform) {
+      find_equal_cells(rows, count, bins_, out);
+    } else {
+      find_uneven_cells(rows, count, bins_.count, lookup_, out);
+    }
+    for (int n = 0; n < count; ++n) {
+      if (out.cell[n] == kNearEdge) out.cell[n] = cell_of(rows, n, bins_);
+    }
+  }
+
+ private:
+  const Bins& bins_;
+  BinsOfCells lookup_;
+};
+
 // The sums of one thread: packed words of up to 2^26 each stay apart, and below 2^64, for 2^5 rows, and go to the words
 // of the table when a cell has as many.
 class LocalTable {
  public:
-  explicit LocalTable(int bins)
-      : cells_(static_cast<size_t>(2 * bins * bins)), words_(cells_.size() * kCellWords, 0) {}
+  explicit LocalTable(int bins) : cells_(num_cells(bins)), words_(cells_.size() * kCellWords, 0) {}
+
+  // Whether one a thread is worth its memory, which stays below kMostBytes, and the time to clear and add it.
+  static bool pays(int bins, int64_t rows) {
+    const size_t cells = num_cells(bins);
+    return cells * (sizeof(Cell) + kCellWords * sizeof(int64_t)) <= kMostBytes &&
+           static_cast<int64_t>(cells) <= rows;
+  }
 
   void add(int32_t index, uint64_t lower, uint64_t upper) {
     Cell& cell = cells_[static_cast<size_t>(index)];
@@ -124,6 +193,12 @@ class LocalTable {
 
  private:
   static constexpr int64_t kMostRows = int64_t{1} << 5;
+  static constexpr size_t kMostBytes = size_t{1} << 24;
+
+  static size_t num_cells(int bins) {
+    return size_t{2} * static_cast<size_t>(bins) * static_cast<size_t>(bins);
+  }
+
   struct alignas(32) Cell {
     int64_t count = 0;
     uint64_t lower = 0, upper = 0;
@@ -185,23 +260,61 @@ int64_t for_valid_chunks(const Rows& rows, int64_t begin, int64_t end, const Chu
   return -1;
 }
 
+int64_t first_invalid_of(const Rows& rows, int64_t size, int threads) {
+  Gathered gathered(0);
+  parallel_for(size, kGrainRows, threads, [&](int64_t begin, int64_t end) {
+    gathered.add(for_valid_chunks(rows, begin, end, [](const Rows&, int) {}), {});
+  });
+  return gathered.finish(nullptr);
+}
+
+// Adds valid rows to the table itself, which needs no memory beside it.
+void add_to_table(const Rows& rows, int64_t size, const Preparing& prepare, int64_t* table,
+                  int threads) {
+  parallel_for(size, kGrainRows, threads, [&](int64_t begin, int64_t end) {
+    const bool alone = begin == 0 && end == size;
+    Prepared prepared;
+    for_valid_chunks(rows, begin, end, [&](const Rows& part, int count) {
+      prepare(part, count, prepared);
+      for (int n = 0; n < count; ++n) {
+        const uint64_t low = prepared.lower[n], high = prepared.upper[n];
+        const int64_t added[kCellWords] = {
+            1, static_cast<int64_t>(low >> kPackedBits), static_cast<int64_t>(low & kPackedMask),
+            static_cast<int64_t>(high >> kPackedBits), static_cast<int64_t>(high & kPackedMask)};
+        int64_t* words = table + int64_t{prepared.cell[n]} * kCellWords;
+        for (int w = 0; w < kCellWords; ++w) {
+          if (alone) {
+            words[w] += added[w];
+          } else {
+            atomic_add(words[w], added[w]);
+          }
+        }
+      }
+    });
+  });
+}
+
 }  // namespace
 
 int64_t ece_update_cpu(const uint8_t* correct, const double* lower, const double* upper,
                        int64_t rows, const Bins& bins, int64_t* table, int threads) {
+  const Rows all{correct, lower, upper};
+  const Preparing prepare(bins);
+  if (!LocalTable::pays(bins.count, rows)) {
+    const int64_t invalid = first_invalid_of(all, rows, threads);
+    if (invalid < 0) add_to_table(all, rows, prepare, table, threads);
+    return invalid;
+  }
   Gathered gathered(table_words(bins.count));
   parallel_for(rows, kGrainRows, threads, [&](int64_t begin, int64_t end) {
     LocalTable local(bins.count);
     Prepared prepared;
-    const int64_t invalid =
-        for_valid_chunks({correct, lower, upper}, begin, end, [&](const Rows& part, int count) {
-          prepare_table_rows(part, count, bins, prepared);
-          for (int n = 0; n < count; ++n) {
-            const int32_t cell =
-                prepared.cell[n] == kNearEdge ? cell_of(part, n, bins) : prepared.cell[n];
-            local.add(cell, prepared.lower[n], prepared.upper[n]);
-          }
-        });
+    const int64_t invalid = for_valid_chunks(all, begin, end, [&](const Rows& part, int count) {
+      prepare(part, count, prepared);
+      for (int n = 0; n < count; ++n) {
+        local.add(prepared.cell[n], prepared.lower[n], prepared.upper[n]);
+      }
+    });
     gathered.add(invalid, local.finish());
   });
   return gathered.finish(table);

@@ -69,6 +69,27 @@ struct Piece {
   }
 };
 
+// The margin of each row of a block, from that of its sample.
+template <class Real>
+class MarginRows {
+ public:
+  // margins: (batch,), or null where near ties are not looked for.
+  explicit MarginRows(const double* margins) : margins_(margins) {}
+
+  // For the block that begins at `line`; null where near ties are not looked for.
+  const Real* of(const Piece& piece, int64_t line, int64_t rows) {
+    if (margins_ == nullptr) return nullptr;
+    piece.for_each_sample(line, rows, [&](int64_t b, int64_t from, int64_t to) {
+      std::fill(rows_ + from, rows_ + to, static_cast<Real>(margins_[b]));
+    });
+    return rows_;
+  }
+
+ private:
+  const double* margins_;
+  Real rows_[kBlockRows] = {};
+};
+
 // Words that belong to one sample. A thread that has many rows of it counts in words of its own and adds them up when the
 // sample changes: in kCopies that take turns, since the next count mostly goes where the last one did, and would wait
 // for it. A thread that has few rows, but all that there are, counts in the shared words directly.
@@ -205,20 +226,19 @@ void count_tops(const RowBlock& block, uint64_t without, int64_t from, int64_t t
 
 template <class Stored>
 void count_votes_cpu(const Stored* logits, int64_t batch, int64_t draws, int64_t classes,
-                     double margin, int64_t* counts, uint8_t* near_ties, int64_t* faults,
+                     const double* margins, int64_t* counts, uint8_t* near_ties, int64_t* faults,
                      int threads, SimdPath path) {
   using Real = WideOf<Stored>;
   const TopRows<Real> top_rows = top_function<Real>(path, classes);
-  const Real real_margin = static_cast<Real>(margin);
-  const Real* wanted_margin = near_ties != nullptr ? &real_margin : nullptr;
   parallel_for(batch * draws, grain_rows(classes), threads, [&](int64_t first, int64_t last) {
     const Piece piece{draws, first, last};
     SampleWords sample_counts(counts, classes, piece);
     WideRows<Stored> wide(logits, batch * draws, classes);
+    MarginRows<Real> margin_rows(near_ties != nullptr ? margins : nullptr);
     RowBlock block;
     piece.for_each_block([&](int64_t line, int64_t rows) {
       const Real* row = wide.at(line, rows);
-      top_rows(row, rows, classes, wide.end(), wanted_margin, block);
+      top_rows(row, rows, classes, wide.end(), margin_rows.of(piece, line, rows), block);
       const uint64_t faulty = block.faulty & first_bits(rows);
       const uint64_t near = block.near_ties & first_bits(rows) & ~faulty;
       count_faults(row, classes, faulty, faults);
@@ -233,19 +253,19 @@ void count_votes_cpu(const Stored* logits, int64_t batch, int64_t draws, int64_t
 
 template <class Stored>
 void count_votes_and_scores_cpu(const Stored* logits, const int64_t* classes, int64_t batch,
-                                int64_t draws, int64_t num_classes, int64_t bins, double margin,
-                                int64_t* counts, uint8_t* near_ties, int64_t* histogram,
-                                int64_t* score_sums, int64_t* faults, int threads, SimdPath path) {
+                                int64_t draws, int64_t num_classes, int64_t bins,
+                                const double* margins, int64_t* counts, uint8_t* near_ties,
+                                int64_t* histogram, int64_t* score_sums, int64_t* faults,
+                                int threads, SimdPath path) {
   using Real = WideOf<Stored>;
   const ScoreRows<Real> score_rows = score_function<Real>(path, num_classes);
-  const Real real_margin = static_cast<Real>(margin);
-  const Real* wanted_margin = near_ties != nullptr ? &real_margin : nullptr;
   parallel_for(batch * draws, grain_rows(num_classes), threads, [&](int64_t first, int64_t last) {
     const Piece piece{draws, first, last};
     SampleWords sample_counts(counts, num_classes, piece);
     SampleWords sample_histogram(histogram, bins, piece);
     SampleWords sample_sums(score_sums, 2, piece);
     WideRows<Stored> wide(logits, batch * draws, num_classes);
+    MarginRows<Real> margin_rows(near_ties != nullptr ? margins : nullptr);
     RowBlock block;
     int64_t chosen[kBlockRows];
     piece.for_each_block([&](int64_t line, int64_t rows) {
@@ -256,7 +276,7 @@ void count_votes_and_scores_cpu(const Stored* logits, const int64_t* classes, in
         });
       }
       score_rows(row, rows, num_classes, wide.end(), classes != nullptr ? chosen : nullptr,
-                 wanted_margin, block);
+                 margin_rows.of(piece, line, rows), block);
       const uint64_t faulty = block.faulty & first_bits(rows);
       const uint64_t near = block.near_ties & first_bits(rows) & ~faulty;
       count_faults(row, num_classes, faulty, faults);
@@ -287,19 +307,19 @@ template <class Stored>
 void score_histogram_cpu(const Stored* logits, const int64_t* classes, int64_t batch, int64_t draws,
                          int64_t num_classes, int64_t bins, int64_t* histogram, int64_t* score_sums,
                          int64_t* faults, int threads, SimdPath path) {
-  count_votes_and_scores_cpu(logits, classes, batch, draws, num_classes, bins, 0.0,
+  count_votes_and_scores_cpu(logits, classes, batch, draws, num_classes, bins, nullptr,
                              static_cast<int64_t*>(nullptr), static_cast<uint8_t*>(nullptr),
                              histogram, score_sums, faults, threads, path);
 }
 
 #define CERTCAL_INSTANTIATE(Stored)                                                                \
-  template void count_votes_cpu(const Stored*, int64_t, int64_t, int64_t, double, int64_t*,        \
+  template void count_votes_cpu(const Stored*, int64_t, int64_t, int64_t, const double*, int64_t*, \
                                 uint8_t*, int64_t*, int, SimdPath);                                \
   template void score_histogram_cpu(const Stored*, const int64_t*, int64_t, int64_t, int64_t,      \
                                     int64_t, int64_t*, int64_t*, int64_t*, int, SimdPath);         \
   template void count_votes_and_scores_cpu(const Stored*, const int64_t*, int64_t, int64_t,        \
-                                           int64_t, int64_t, double, int64_t*, uint8_t*, int64_t*, \
-                                           int64_t*, int64_t*, int, SimdPath);
+                                           int64_t, int64_t, const double*, int64_t*, uint8_t*,    \
+                                           int64_t*, int64_t*, int64_t*, int, SimdPath);
 
 CERTCAL_INSTANTIATE(float)
 CERTCAL_INSTANTIATE(double)

@@ -12,13 +12,14 @@ namespace certcal {
 
 // counts[b, k] += how many of the rows logits[b, :] have their largest entry at k (the lowest index wins ties).
 // A row with NaN or infinity votes for nothing and is counted in faults; a row whose two largest entries are closer than
-// margin is marked in near_ties and votes for nothing either, unless near_ties is null.
+// its sample's margin is marked in near_ties and votes for nothing either, unless near_ties is null.
 template <class Stored>
 void count_votes_cpu(const Stored* logits,  // (batch, draws, classes)
-                     int64_t batch, int64_t draws, int64_t classes, double margin,
-                     int64_t* counts,     // (batch, classes), added to
-                     uint8_t* near_ties,  // (batch, draws) or null
-                     int64_t* faults,     // (kFaultWords,), added to
+                     int64_t batch, int64_t draws, int64_t classes,
+                     const double* margins,  // (batch,), not read where near_ties is null
+                     int64_t* counts,        // (batch, classes), added to
+                     uint8_t* near_ties,     // (batch, draws) or null
+                     int64_t* faults,        // (kFaultWords,), added to
                      int threads, SimdPath path = available_simd_paths().front());
 
 // histogram[b, j] += how many softmax scores of class classes[b] (null: of each row's top class) fall in bin j of
@@ -38,12 +39,12 @@ template <class Stored>
 void count_votes_and_scores_cpu(const Stored* logits,    // (batch, draws, num_classes)
                                 const int64_t* classes,  // (batch,) or null
                                 int64_t batch, int64_t draws, int64_t num_classes, int64_t bins,
-                                double margin,
-                                int64_t* counts,      // (batch, num_classes), added to, or null
-                                uint8_t* near_ties,   // (batch, draws) or null
-                                int64_t* histogram,   // (batch, bins), added to
-                                int64_t* score_sums,  // (batch, 2), added to
-                                int64_t* faults,      // (kFaultWords,), added to
+                                const double* margins,  // (batch,), as above
+                                int64_t* counts,        // (batch, num_classes), added to, or null
+                                uint8_t* near_ties,     // (batch, draws) or null
+                                int64_t* histogram,     // (batch, bins), added to
+                                int64_t* score_sums,    // (batch, 2), added to
+                                int64_t* faults,        // (kFaultWords,), added to
                                 int threads, SimdPath path = available_simd_paths().front());
 
 }  // namespace certcal

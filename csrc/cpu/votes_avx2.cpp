@@ -171,31 +171,31 @@ struct Avx2Lanes {
 }  // namespace
 
 void top_rows_avx2(const float* logits, int64_t rows, int64_t classes, const float* end,
-                   const float* margin, RowBlock& out) {
-  if (margin != nullptr) {
-    top_rows<Avx2Lanes, true>(logits, rows, classes, end, *margin, out);
+                   const float* margins, RowBlock& out) {
+  if (margins != nullptr) {
+    top_rows<Avx2Lanes, true>(logits, rows, classes, end, margins, out);
   } else {
-    top_rows<Avx2Lanes, false>(logits, rows, classes, end, 0.0f, out);
+    top_rows<Avx2Lanes, false>(logits, rows, classes, end, margins, out);
   }
 }
 
 void top_rows_avx2(const double* logits, int64_t rows, int64_t classes, const double*,
-                   const double* margin, RowBlock& out) {
-  if (margin != nullptr) {
-    top_long_rows<Avx2Doubles, true>(logits, rows, classes, *margin, out);
+                   const double* margins, RowBlock& out) {
+  if (margins != nullptr) {
+    top_long_rows<Avx2Doubles, true>(logits, rows, classes, margins, out);
   } else {
-    top_long_rows<Avx2Doubles, false>(logits, rows, classes, 0.0, out);
+    top_long_rows<Avx2Doubles, false>(logits, rows, classes, margins, out);
   }
 }
 
 void score_rows_avx2(const float* logits, int64_t rows, int64_t classes, const float* end,
-                     const int64_t* chosen, const float* margin, RowBlock& out) {
-  score_rows<Avx2Lanes>(logits, rows, classes, end, chosen, margin, out);
+                     const int64_t* chosen, const float* margins, RowBlock& out) {
+  score_rows<Avx2Lanes>(logits, rows, classes, end, chosen, margins, out);
 }
 
 void score_rows_avx2(const double* logits, int64_t rows, int64_t classes, const double* end,
-                     const int64_t* chosen, const double* margin, RowBlock& out) {
-  score_rows<Avx2Lanes>(logits, rows, classes, end, chosen, margin, out);
+                     const int64_t* chosen, const double* margins, RowBlock& out) {
+  score_rows<Avx2Lanes>(logits, rows, classes, end, chosen, margins, out);
 }
 
 }  // namespace certcal

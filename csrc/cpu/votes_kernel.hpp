@@ -31,37 +31,37 @@ struct RowBlock {
 // `end` is where the whole array of logits ends, up to which a vector may read beyond its rows.
 template <class Real>
 using TopRows = void (*)(const Real* logits, int64_t rows, int64_t classes, const Real* end,
-                         const Real* margin,  // near ties are not looked for where it is null
+                         const Real* margins,  // (kBlockRows,); null: near ties are not looked for
                          RowBlock& out);
 template <class Real>
 using ScoreRows = void (*)(const Real* logits, int64_t rows, int64_t classes, const Real* end,
                            const int64_t* chosen,  // (rows,): whose score; null: the top's
-                           const Real* margin,     // as above
+                           const Real* margins,    // as above
                            RowBlock& out);
 
 template <class Real>
 void top_rows_scalar(const Real* logits, int64_t rows, int64_t classes, const Real* end,
-                     const Real* margin, RowBlock& out);
+                     const Real* margins, RowBlock& out);
 template <class Real>
 void score_rows_scalar(const Real* logits, int64_t rows, int64_t classes, const Real* end,
-                       const int64_t* chosen, const Real* margin, RowBlock& out);
+                       const int64_t* chosen, const Real* margins, RowBlock& out);
 #ifdef CERTCAL_X86
 void top_rows_avx2(const float* logits, int64_t rows, int64_t classes, const float* end,
-                   const float* margin, RowBlock& out);
+                   const float* margins, RowBlock& out);
 void top_rows_avx512(const float* logits, int64_t rows, int64_t classes, const float* end,
-                     const float* margin, RowBlock& out);
+                     const float* margins, RowBlock& out);
 void top_rows_avx2(const double* logits, int64_t rows, int64_t classes, const double* end,
-                   const double* margin, RowBlock& out);
+                   const double* margins, RowBlock& out);
 void top_rows_avx512(const double* logits, int64_t rows, int64_t classes, const double* end,
-                     const double* margin, RowBlock& out);
+                     const double* margins, RowBlock& out);
 void score_rows_avx2(const float* logits, int64_t rows, int64_t classes, const float* end,
-                     const int64_t* chosen, const float* margin, RowBlock& out);
+                     const int64_t* chosen, const float* margins, RowBlock& out);
 void score_rows_avx2(const double* logits, int64_t rows, int64_t classes, const double* end,
-                     const int64_t* chosen, const double* margin, RowBlock& out);
+                     const int64_t* chosen, const double* margins, RowBlock& out);
 void score_rows_avx512(const float* logits, int64_t rows, int64_t classes, const float* end,
-                       const int64_t* chosen, const float* margin, RowBlock& out);
+                       const int64_t* chosen, const float* margins, RowBlock& out);
 void score_rows_avx512(const double* logits, int64_t rows, int64_t classes, const double* end,
-                       const int64_t* chosen, const double* margin, RowBlock& out);
+                       const int64_t* chosen, const double* margins, RowBlock& out);
 #endif
 
 // Lanes gives: Real, float or double; Float (kWidth of them with +, -, *, fused), Index (as many IndexWord, with +), Mask; max and min (any of two
@@ -92,8 +92,8 @@ struct LaneTops {
   uint32_t faulty() const { return Lanes::bits(Lanes::is_nan(faults)); }
 
   // Where a lane is a row: as TopTwo::is_near_tie.
-  uint32_t near_ties(Real margin) const {
-    return Lanes::bits(Lanes::above(Float(margin), best - second));
+  uint32_t near_ties(const Real* margins) const {
+    return Lanes::bits(Lanes::above(Lanes::load(margins), best - second));
   }
 
   // The tops of all lanes merged, as by TopTwo::merge: among equals the lowest class.
@@ -258,24 +258,24 @@ uint64_t unit_sum_of_row(const Real* row, int64_t classes, Real best) {
 
 template <class Lanes, bool kSecond>
 void top_long_rows(const typename Lanes::Real* logits, int64_t rows, int64_t classes,
-                   typename Lanes::Real margin, RowBlock& out) {
+                   [[maybe_unused]] const typename Lanes::Real* margins, RowBlock& out) {
   out.faulty = out.near_ties = 0;
   for (int64_t r = 0; r < rows; ++r) {
     bool faulty = false;
     const auto top = top_of_row<Lanes, kSecond>(logits + r * classes, classes, faulty);
     out.top[r] = top.best_class;
     out.faulty |= uint64_t{faulty} << r;
-    if constexpr (kSecond) out.near_ties |= uint64_t{top.is_near_tie(margin)} << r;
+    if constexpr (kSecond) out.near_ties |= uint64_t{top.is_near_tie(margins[r])} << r;
   }
 }
 
 template <class Lanes, bool kSecond>
-void top_rows(const float* logits, int64_t rows, int64_t classes, const float* end, float margin,
-              RowBlock& out) {
+void top_rows(const float* logits, int64_t rows, int64_t classes, const float* end,
+              const float* margins, RowBlock& out) {
   using Index = typename Lanes::Index;
   out.faulty = out.near_ties = 0;
   if (classes > kFewClassesToCount) {
-    top_long_rows<Lanes, kSecond>(logits, rows, classes, margin, out);
+    top_long_rows<Lanes, kSecond>(logits, rows, classes, margins, out);
     return;
   }
   for (int64_t r = 0; r < rows; r += Lanes::kWidth) {
@@ -287,13 +287,13 @@ void top_rows(const float* logits, int64_t rows, int64_t classes, const float* e
     });
     Lanes::store(out.top + r, tops.best_class);
     out.faulty |= uint64_t{tops.faulty()} << r;
-    if constexpr (kSecond) out.near_ties |= uint64_t{tops.near_ties(margin)} << r;
+    if constexpr (kSecond) out.near_ties |= uint64_t{tops.near_ties(margins + r)} << r;
   }
 }
 
 template <class Lanes, bool kSecond, class Real>
 void score_long_rows(const Real* logits, int64_t rows, int64_t classes, const int64_t* chosen,
-                     Real margin, RowBlock& out) {
+                     [[maybe_unused]] const Real* margins, RowBlock& out) {
   for (int64_t r = 0; r < rows; ++r) {
     const Real* row = logits + r * classes;
     bool faulty = false;
@@ -305,7 +305,7 @@ void score_long_rows(const Real* logits, int64_t rows, int64_t classes, const in
     }
     out.top[r] = top.best_class;
     out.faulty |= uint64_t{faulty} << r;
-    if constexpr (kSecond) out.near_ties |= uint64_t{top.is_near_tie(margin)} << r;
+    if constexpr (kSecond) out.near_ties |= uint64_t{top.is_near_tie(margins[r])} << r;
     if (faulty) continue;
     const int64_t k = chosen != nullptr ? chosen[r] : top.best_class;
     out.score[r] =
@@ -316,7 +316,8 @@ void score_long_rows(const Real* logits, int64_t rows, int64_t classes, const in
 // The rows [first, first + kWidth) of a block; `count` of them are there.
 template <class Lanes, bool kSecond>
 void score_turned_rows(const float* logits, int64_t count, int64_t first, int64_t classes,
-                       const float* end, const int64_t* chosen, float margin, RowBlock& out) {
+                       const float* end, const int64_t* chosen,
+                       [[maybe_unused]] const float* margins, RowBlock& out) {
   using Float = typename Lanes::Float;
   using Index = typename Lanes::Index;
   const TurnedRows<Lanes> turned(logits, count, classes, end);
@@ -334,7 +335,7 @@ void score_turned_rows(const float* logits, int64_t count, int64_t first, int64_
   Lanes::store(out.top + first, tops.best_class);
   const uint32_t faulty = tops.faulty();
   out.faulty |= uint64_t{faulty} << first;
-  if constexpr (kSecond) out.near_ties |= uint64_t{tops.near_ties(margin)} << first;
+  if constexpr (kSecond) out.near_ties |= uint64_t{tops.near_ties(margins + first)} << first;
   double sums[Lanes::kWidth];
   float best[Lanes::kWidth];
   sum.store(sums);
@@ -351,28 +352,28 @@ void score_turned_rows(const float* logits, int64_t count, int64_t first, int64_
 
 template <class Lanes, bool kSecond, class Real>
 void score_rows_with(const Real* logits, int64_t rows, int64_t classes,
-                     [[maybe_unused]] const Real* end, const int64_t* chosen, Real margin,
+                     [[maybe_unused]] const Real* end, const int64_t* chosen, const Real* margins,
                      RowBlock& out) {
   out.faulty = out.near_ties = 0;
   if constexpr (sizeof(Real) == sizeof(float)) {
     if (classes <= kFewClassesToScore) {
       for (int64_t r = 0; r < rows; r += Lanes::kWidth) {
         score_turned_rows<Lanes, kSecond>(logits + r * classes, rows - r, r, classes, end, chosen,
-                                          margin, out);
+                                          margins, out);
       }
       return;
     }
   }
-  score_long_rows<Lanes, kSecond>(logits, rows, classes, chosen, margin, out);
+  score_long_rows<Lanes, kSecond>(logits, rows, classes, chosen, margins, out);
 }
 
 template <class Lanes, class Real>
 void score_rows(const Real* logits, int64_t rows, int64_t classes, const Real* end,
-                const int64_t* chosen, const Real* margin, RowBlock& out) {
-  if (margin != nullptr) {
-    score_rows_with<Lanes, true>(logits, rows, classes, end, chosen, *margin, out);
+                const int64_t* chosen, const Real* margins, RowBlock& out) {
+  if (margins != nullptr) {
+    score_rows_with<Lanes, true>(logits, rows, classes, end, chosen, margins, out);
   } else {
-    score_rows_with<Lanes, false>(logits, rows, classes, end, chosen, Real(0), out);
+    score_rows_with<Lanes, false>(logits, rows, classes, end, chosen, margins, out);
   }
 }
 

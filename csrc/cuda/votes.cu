@@ -105,8 +105,8 @@ __device__ void scan_tile(const Tile& tile, const Stored* __restrict__ logits, i
 template <int kLanes, class Stored>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     count_votes_kernel(const Stored* __restrict__ logits, int64_t rows, int64_t draws,
-                       int64_t classes, WideOf<Stored> margin, int64_t* counts, uint8_t* near_ties,
-                       int64_t* faults) {
+                       int64_t classes, const double* __restrict__ margins, int64_t* counts,
+                       uint8_t* near_ties, int64_t* faults) {
   __shared__ SharedCount shared_counts[kSharedCounts];
   const int64_t tiles = ceil_div(rows, Tiling<kLanes>::kRowsPerTile);
   for (int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
@@ -117,10 +117,11 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     const auto vote = [&](int64_t line, const Stored*, const TopTwo<WideOf<Stored>>& top,
                           bool votes, int lane) {
       if (!votes || lane != 0) return;
-      if (near_ties != nullptr && top.is_near_tie(margin)) {
+      const int64_t b = line / draws;
+      if (near_ties != nullptr && top.is_near_tie(static_cast<WideOf<Stored>>(margins[b]))) {
         near_ties[line] = 1;
       } else {
-        words.add((line / draws - tile.first_sample) * classes + top.best_class, 1);
+        words.add((b - tile.first_sample) * classes + top.best_class, 1);
       }
     };
     scan_tile<kLanes>(tile, logits, classes, faults, vote);
@@ -140,7 +141,7 @@ template <int kLanes, class Stored>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     score_histogram_kernel(const Stored* __restrict__ logits, const int64_t* __restrict__ classes,
                            int64_t rows, int64_t draws, int64_t num_classes, int64_t bins,
-                           WideOf<Stored> margin, int64_t* votes, uint8_t* near_ties,
+                           const double* __restrict__ margins, int64_t* votes, uint8_t* near_ties,
                            int64_t* histogram, int64_t* score_sums, int64_t* faults) {
   __shared__ SharedCount shared_counts[kSharedCounts];
   __shared__ SharedSum shared_sums[kSharedSums];
@@ -170,7 +171,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
       if (!may_vote || lane != 0) return;
       const int64_t b = line / draws;
       const int64_t sample = b - tile.first_sample;
-      if (near_ties != nullptr && top.is_near_tie(margin)) {
+      if (near_ties != nullptr && top.is_near_tie(static_cast<WideOf<Stored>>(margins[b]))) {
         near_ties[line] = 1;
       } else if (votes != nullptr) {
         tops.add(sample * num_classes + top.best_class, 1);
@@ -208,22 +209,22 @@ int64_t tiles_for(int lanes, int64_t rows) {
 
 template <class Stored>
 cudaError_t launch_count_votes(const Stored* logits, int64_t batch, int64_t draws, int64_t classes,
-                               double margin, int64_t* counts, uint8_t* near_ties, int64_t* faults,
-                               cudaStream_t stream) {
+                               const double* margins, int64_t* counts, uint8_t* near_ties,
+                               int64_t* faults, cudaStream_t stream) {
   if (batch <= 0 || draws <= 0 || classes <= 0) return cudaSuccess;
   const int64_t rows = batch * draws;
   const int lanes = lanes_for(classes);
   const auto kernel = lanes == 1   ? count_votes_kernel<1, Stored>
                       : lanes == 8 ? count_votes_kernel<8, Stored>
                                    : count_votes_kernel<kWarpThreads, Stored>;
-  return launch(kernel, tiles_for(lanes, rows), 0, stream, logits, rows, draws, classes,
-                static_cast<WideOf<Stored>>(margin), counts, near_ties, faults);
+  return launch(kernel, tiles_for(lanes, rows), 0, stream, logits, rows, draws, classes, margins,
+                counts, near_ties, faults);
 }
 
 template <class Stored>
 cudaError_t launch_count_votes_and_scores(const Stored* logits, const int64_t* classes,
                                           int64_t batch, int64_t draws, int64_t num_classes,
-                                          int64_t bins, double margin, int64_t* counts,
+                                          int64_t bins, const double* margins, int64_t* counts,
                                           uint8_t* near_ties, int64_t* histogram,
                                           int64_t* score_sums, int64_t* faults,
                                           cudaStream_t stream) {
@@ -234,8 +235,7 @@ cudaError_t launch_count_votes_and_scores(const Stored* logits, const int64_t* c
                       : lanes == 8 ? score_histogram_kernel<8, Stored>
                                    : score_histogram_kernel<kWarpThreads, Stored>;
   return launch(kernel, tiles_for(lanes, rows), 0, stream, logits, classes, rows, draws,
-                num_classes, bins, static_cast<WideOf<Stored>>(margin), counts, near_ties,
-                histogram, score_sums, faults);
+                num_classes, bins, margins, counts, near_ties, histogram, score_sums, faults);
 }
 
 template <class Stored>
@@ -244,18 +244,18 @@ cudaError_t launch_score_histogram(const Stored* logits, const int64_t* classes,
                                    int64_t* histogram, int64_t* score_sums, int64_t* faults,
                                    cudaStream_t stream) {
   return launch_count_votes_and_scores<Stored>(logits, classes, batch, draws, num_classes, bins,
-                                               0.0, nullptr, nullptr, histogram, score_sums, faults,
-                                               stream);
+                                               nullptr, nullptr, nullptr, histogram, score_sums,
+                                               faults, stream);
 }
 
-#define CERTCAL_INSTANTIATE(Stored)                                                            \
-  template cudaError_t launch_count_votes(const Stored*, int64_t, int64_t, int64_t, double,    \
-                                          int64_t*, uint8_t*, int64_t*, cudaStream_t);         \
-  template cudaError_t launch_score_histogram(const Stored*, const int64_t*, int64_t, int64_t, \
-                                              int64_t, int64_t, int64_t*, int64_t*, int64_t*,  \
-                                              cudaStream_t);                                   \
-  template cudaError_t launch_count_votes_and_scores(                                          \
-      const Stored*, const int64_t*, int64_t, int64_t, int64_t, int64_t, double, int64_t*,     \
+#define CERTCAL_INSTANTIATE(Stored)                                                                \
+  template cudaError_t launch_count_votes(const Stored*, int64_t, int64_t, int64_t, const double*, \
+                                          int64_t*, uint8_t*, int64_t*, cudaStream_t);             \
+  template cudaError_t launch_score_histogram(const Stored*, const int64_t*, int64_t, int64_t,     \
+                                              int64_t, int64_t, int64_t*, int64_t*, int64_t*,      \
+                                              cudaStream_t);                                       \
+  template cudaError_t launch_count_votes_and_scores(                                              \
+      const Stored*, const int64_t*, int64_t, int64_t, int64_t, int64_t, const double*, int64_t*,  \
       uint8_t*, int64_t*, int64_t*, int64_t*, cudaStream_t);
 
 CERTCAL_INSTANTIATE(float)

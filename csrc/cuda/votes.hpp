@@ -11,14 +11,15 @@ namespace certcal {
 // All pointers are device pointers; outputs are added to. Checks the launch and returns its error; does not allocate and
 // does not synchronise. Stored is float, double, Float16 or BFloat16.
 //
-// margin goes by value, and a captured launch keeps it: it is one number for a run of the sampling loop, known after the
-// first pass. A graph is captured after that, and again for a run with another margin.
+// Margins are read from device memory when the kernel runs: those of samples grow as larger logits are seen, without a
+// word to the host, and a captured launch reads what they are when it is replayed. They are not read without near_ties.
 template <class Stored>
 cudaError_t launch_count_votes(const Stored* logits,  // (batch, draws, classes)
-                               int64_t batch, int64_t draws, int64_t classes, double margin,
-                               int64_t* counts,     // (batch, classes)
-                               uint8_t* near_ties,  // (batch, draws) or null
-                               int64_t* faults,     // (kFaultWords,)
+                               int64_t batch, int64_t draws, int64_t classes,
+                               const double* margins,  // (batch,), may be null without near_ties
+                               int64_t* counts,        // (batch, classes)
+                               uint8_t* near_ties,     // (batch, draws) or null
+                               int64_t* faults,        // (kFaultWords,)
                                cudaStream_t stream);
 
 template <class Stored>
@@ -34,7 +35,7 @@ cudaError_t launch_score_histogram(const Stored* logits,    // (batch, draws, nu
 template <class Stored>
 cudaError_t launch_count_votes_and_scores(const Stored* logits, const int64_t* classes,
                                           int64_t batch, int64_t draws, int64_t num_classes,
-                                          int64_t bins, double margin, int64_t* counts,
+                                          int64_t bins, const double* margins, int64_t* counts,
                                           uint8_t* near_ties, int64_t* histogram,
                                           int64_t* score_sums, int64_t* faults,
                                           cudaStream_t stream);

@@ -38,8 +38,8 @@ struct Counted {
 
 struct Ask {
   Shape shape;
-  double margin;
-  const int64_t* classes;  // of each image, or null
+  std::vector<double> margins;  // of each image
+  const int64_t* classes;       // of each image, or null
   bool near_ties;
 };
 
@@ -67,7 +67,7 @@ Counted defined(const Stored* logits, const Ask& ask) {
     for (int64_t k = 0; k < s.classes; ++k) {
       if (k != top) second = std::max(second, row[static_cast<size_t>(k)]);
     }
-    if (ask.near_ties && best - second < static_cast<Real>(ask.margin)) {
+    if (ask.near_ties && best - second < static_cast<Real>(ask.margins[static_cast<size_t>(b)])) {
       out.near_ties[static_cast<size_t>(line)] = 1;
     } else {
       ++out.counts[static_cast<size_t>(b * s.classes + top)];
@@ -108,12 +108,12 @@ void run(Input& input, const Ask& ask, int threads) {
     Counted both(s), apart(s);
     uint8_t* marks = ask.near_ties ? both.near_ties.data() : nullptr;
     count_votes_and_scores_cpu(logits.get(), ask.classes, s.batch, s.draws, s.classes, s.bins,
-                               ask.margin, both.counts.data(), marks, both.histogram.data(),
+                               ask.margins.data(), both.counts.data(), marks, both.histogram.data(),
                                both.sums.data(), both.faults.data(), threads, path);
     CERTCAL_HOLDS(both == expected);
     marks = ask.near_ties ? apart.near_ties.data() : nullptr;
-    count_votes_cpu(logits.get(), s.batch, s.draws, s.classes, ask.margin, apart.counts.data(),
-                    marks, apart.faults.data(), threads, path);
+    count_votes_cpu(logits.get(), s.batch, s.draws, s.classes, ask.margins.data(),
+                    apart.counts.data(), marks, apart.faults.data(), threads, path);
     std::vector<int64_t> faults(kFaultWords, 0);
     score_histogram_cpu(logits.get(), ask.classes, s.batch, s.draws, s.classes, s.bins,
                         apart.histogram.data(), apart.sums.data(), faults.data(), threads, path);
@@ -133,8 +133,10 @@ void votes(const uint8_t* data, size_t size) {
   if (long_rows == 16) ask.shape.classes += 250;
   ask.shape.bins = input.from(1, 20);
   ask.near_ties = input.flag();
-  ask.margin = input.flag() ? std::fabs(input.raw<double>()) : input.unit();
-  if (!std::isfinite(ask.margin)) ask.margin = 0.0;
+  for (int64_t b = 0; b < ask.shape.batch; ++b) {
+    const double margin = input.flag() ? std::fabs(input.raw<double>()) : input.unit();
+    ask.margins.push_back(std::isfinite(margin) ? margin : 0.0);
+  }
   std::vector<int64_t> classes;
   for (int64_t b = 0; b < ask.shape.batch; ++b) {
     classes.push_back(input.from(0, ask.shape.classes - 1));

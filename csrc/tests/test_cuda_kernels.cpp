@@ -93,23 +93,32 @@ const std::vector<RowShape> kRowShapes = {{0, 5, 3},     {5, 0, 3},    {1, 1, 1}
                                           {1, 513, 64},  {2, 31, 65},  {7, 33, 257}, {300, 1, 33},
                                           {2, 131, 100}, {1, 9, 4097}, {3, 1, 10001}};
 
+// Other margins for neighbours.
+std::vector<double> margins_of(const RowShape& s) {
+  std::vector<double> margins;
+  for (int64_t b = 0; b < s.batch; ++b) margins.push_back(0.15 * static_cast<double>(b % 4));
+  return margins;
+}
+
 template <class Real>
 void check_votes(const RowShape& s, Random& random) {
   const auto logits = stored_logits<Real>(random, s.batch * s.draws, s.classes);
+  const std::vector<double> margins = margins_of(s);
   for (const bool marks : {false, true}) {
     std::vector<int64_t> counts(static_cast<size_t>(s.batch * s.classes), 3), faults = {1, 2};
     std::vector<uint8_t> near_ties(static_cast<size_t>(s.batch * s.draws), 0);
     auto expected_counts = counts;
     auto expected_faults = faults;
     auto expected_ties = near_ties;
-    count_votes_cpu(logits.data(), s.batch, s.draws, s.classes, 0.3, expected_counts.data(),
-                    marks ? expected_ties.data() : nullptr, expected_faults.data(), 1);
+    count_votes_cpu(logits.data(), s.batch, s.draws, s.classes, margins.data(),
+                    expected_counts.data(), marks ? expected_ties.data() : nullptr,
+                    expected_faults.data(), 1);
     for (const Shape& shape : kShapes) {
       auto got_counts = counts;
       auto got_faults = faults;
       auto got_ties = near_ties;
       run_in(shape, [&] {
-        return launch_count_votes(logits.data(), s.batch, s.draws, s.classes, 0.3,
+        return launch_count_votes(logits.data(), s.batch, s.draws, s.classes, margins.data(),
                                   got_counts.data(), marks ? got_ties.data() : nullptr,
                                   got_faults.data(), nullptr);
       });
@@ -124,6 +133,7 @@ void check_votes(const RowShape& s, Random& random) {
 template <class Real>
 void check_scores(const RowShape& s, int64_t bins, Random& random) {
   const auto logits = stored_logits<Real>(random, s.batch * s.draws, s.classes);
+  const std::vector<double> margins = margins_of(s);
   std::vector<int64_t> chosen;
   for (int64_t b = 0; b < s.batch; ++b) chosen.push_back(random.below(s.classes));
   struct Words {
@@ -145,9 +155,9 @@ void check_scores(const RowShape& s, int64_t bins, Random& random) {
     score_histogram_cpu(logits.data(), classes, s.batch, s.draws, s.classes, bins,
                         alone.histogram.data(), alone.sums.data(), alone.faults.data(), 1);
     Words both = start;
-    count_votes_and_scores_cpu(logits.data(), classes, s.batch, s.draws, s.classes, bins, 0.3,
-                               both.counts.data(), both.near_ties.data(), both.histogram.data(),
-                               both.sums.data(), both.faults.data(), 1);
+    count_votes_and_scores_cpu(logits.data(), classes, s.batch, s.draws, s.classes, bins,
+                               margins.data(), both.counts.data(), both.near_ties.data(),
+                               both.histogram.data(), both.sums.data(), both.faults.data(), 1);
     for (const Shape& shape : kShapes) {
       Words got = start;
       run_in(shape, [&] {
@@ -159,9 +169,9 @@ void check_scores(const RowShape& s, int64_t bins, Random& random) {
       got = start;
       run_in(shape, [&] {
         return launch_count_votes_and_scores(logits.data(), classes, s.batch, s.draws, s.classes,
-                                             bins, 0.3, got.counts.data(), got.near_ties.data(),
-                                             got.histogram.data(), got.sums.data(),
-                                             got.faults.data(), nullptr);
+                                             bins, margins.data(), got.counts.data(),
+                                             got.near_ties.data(), got.histogram.data(),
+                                             got.sums.data(), got.faults.data(), nullptr);
       });
       CHECK(got == both);
     }
@@ -316,7 +326,7 @@ TEST_CASE("empty input launches nothing") {
   const Bins bins{nullptr, 15, false, true};
   CHECK(launch_add_noise<float>(nullptr, nullptr, 1.0f, 0, 0, 3, 0, 3, nullptr, nullptr) ==
         cudaSuccess);
-  CHECK(launch_count_votes<float>(nullptr, 3, 0, 3, 0.0, nullptr, nullptr, nullptr, nullptr) ==
+  CHECK(launch_count_votes<float>(nullptr, 3, 0, 3, nullptr, nullptr, nullptr, nullptr, nullptr) ==
         cudaSuccess);
   CHECK(launch_score_histogram<double>(nullptr, nullptr, 0, 3, 3, 10, nullptr, nullptr, nullptr,
                                        nullptr) == cudaSuccess);

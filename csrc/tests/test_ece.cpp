@@ -302,6 +302,50 @@ TEST_CASE("a cell of nothing but ones, the largest words there are, sums exactly
   }
 }
 
+TEST_CASE(
+    "every way to fill a table gives the table of a loop over its rows: few bins and many, uneven "
+    "ones, any threads") {
+  Random random(20);
+  for (const int bins : {1, 2, 15, 40, 300, 400}) {
+    for (const int kind : {0, 1, 2}) {
+      CAPTURE(bins);
+      CAPTURE(kind);
+      Samples samples = random_samples(random, 70001, bins, false);
+      if (kind >
+          0) {  // edges on the cells of the lookup, or anywhere, some of them neighbouring doubles
+        for (int k = 1; k < bins; ++k) {
+          samples.edges[static_cast<size_t>(k)] =
+              kind == 1 ? static_cast<double>(4 * k + static_cast<int>(random.below(3))) / 2048.0
+              : random.below(3) == 0
+                  ? std::nextafter(samples.edges[static_cast<size_t>(k) - 1], 1.0)
+                  : (k + random.unit()) / (bins + 1);
+        }
+        for (size_t n = 0; n < samples.lower.size(); n += 3) {
+          const auto at = static_cast<size_t>(random.below(bins + 1));
+          samples.lower[n] = samples.edges[at];
+          samples.upper[n] = std::max(samples.upper[n], samples.lower[n]);
+        }
+      }
+      std::sort(samples.edges.begin(), samples.edges.end());
+      const Bins of = samples.bins();
+      std::vector<int64_t> expected(static_cast<size_t>(table_words(bins)), 0);
+      for (size_t n = 0; n < samples.lower.size(); ++n) {
+        int64_t* cell =
+            expected.data() + cell_index(samples.correct[n], bin_of(samples.lower[n], of),
+                                         bin_of(samples.upper[n], of), bins);
+        cell[kCount] += 1;
+        add_words(cell + kLowerHigh, fixed_floor(samples.lower[n]), 1);
+        add_words(cell + kUpperHigh, fixed_ceil(samples.upper[n]), 1);
+      }
+      for (const int threads : {1, 4}) CERTCAL_REQUIRE(samples.table(threads) == expected);
+      samples.lower[40000] = 2.0;
+      CERTCAL_REQUIRE(ece_update_cpu(samples.correct.data(), samples.lower.data(),
+                                     samples.upper.data(), samples.size(), of, expected.data(),
+                                     4) == 40000);
+    }
+  }
+}
+
 TEST_CASE("the first row that is not valid is named, and nothing is added") {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const double infinity = std::numeric_limits<double>::infinity();

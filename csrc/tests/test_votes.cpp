@@ -40,7 +40,8 @@ Counted count(const std::vector<Real>& logits, int64_t batch, int64_t draws, int
               double margin, bool with_near_ties, int threads,
               SimdPath path = available_simd_paths().front()) {
   Counted out = empty_counts(batch, draws, classes);
-  count_votes_cpu(logits.data(), batch, draws, classes, margin, out.counts.data(),
+  const std::vector<double> margins(static_cast<size_t>(batch), margin);
+  count_votes_cpu(logits.data(), batch, draws, classes, margins.data(), out.counts.data(),
                   with_near_ties ? out.near_ties.data() : nullptr, out.faults.data(), threads,
                   path);
   return out;
@@ -179,6 +180,40 @@ TEST_CASE("the lowest index wins a tie, and no rows give no votes") {
   CHECK(out.counts == std::vector<int64_t>{3 + 2, 3 + 1, 3, 3});
   CHECK(count(std::vector<float>(), 0, 5, 4, 0.0, true, 2) == empty_counts(0, 5, 4));
   CHECK(count(std::vector<float>(), 4, 0, 4, 0.0, true, 2) == empty_counts(4, 0, 4));
+}
+
+// Samples that begin inside a block of rows, and on every path and thread.
+TEST_CASE("each sample has its own margin") {
+  Random random(12);
+  for (const int64_t draws : {1, 3, 50, 64, 200}) {
+    for (const int64_t classes : {2, 10, 70, 300}) {
+      const int64_t batch = 7;
+      std::vector<float> logits;
+      for (int64_t k = 0; k < batch * draws * classes; ++k) {
+        logits.push_back(static_cast<float>(random.below(1000)) / 100);
+      }
+      const std::vector<double> margins = {0.0, 1e9, 0.05, 0.0, 0.3, 1e-30, 2.0};
+      Counted expected = empty_counts(batch, draws, classes);
+      const int64_t words = draws * classes;
+      for (int64_t b = 0; b < batch; ++b) {
+        const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(b * words);
+        const std::vector<float> own(begin, begin + static_cast<std::ptrdiff_t>(words));
+        const Counted of = reference(own, 1, draws, classes, margins[static_cast<size_t>(b)], true);
+        std::copy(of.counts.begin(), of.counts.end(),
+                  expected.counts.begin() + static_cast<std::ptrdiff_t>(b * classes));
+        std::copy(of.near_ties.begin(), of.near_ties.end(),
+                  expected.near_ties.begin() + static_cast<std::ptrdiff_t>(b * draws));
+      }
+      for (const SimdPath path : available_simd_paths()) {
+        for (const int threads : {1, 3}) {
+          Counted got = empty_counts(batch, draws, classes);
+          count_votes_cpu(logits.data(), batch, draws, classes, margins.data(), got.counts.data(),
+                          got.near_ties.data(), got.faults.data(), threads, path);
+          REQUIRE(got == expected);
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE(

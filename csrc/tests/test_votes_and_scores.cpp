@@ -35,15 +35,21 @@ Both empty(const Shape& s) {
           {10, 20}};
 }
 
-constexpr double kMargin = 0.01;
+// Of neighbours, which differ.
+std::vector<double> margins_of(const Shape& s) {
+  std::vector<double> margins;
+  for (int64_t b = 0; b < s.batch; ++b) margins.push_back(b % 2 == 0 ? 0.01 : 0.3);
+  return margins;
+}
 
 template <class Real>
 Both in_two_passes(const std::vector<Real>& logits, const int64_t* classes, const Shape& s,
                    bool marks) {
   Both out = empty(s);
   std::vector<int64_t> faults_again = {0, 0};
-  count_votes_cpu(logits.data(), s.batch, s.draws, s.classes, kMargin, out.counts.data(),
-                  marks ? out.near_ties.data() : nullptr, out.faults.data(), 1, SimdPath::kScalar);
+  count_votes_cpu(logits.data(), s.batch, s.draws, s.classes, margins_of(s).data(),
+                  out.counts.data(), marks ? out.near_ties.data() : nullptr, out.faults.data(), 1,
+                  SimdPath::kScalar);
   score_histogram_cpu(logits.data(), classes, s.batch, s.draws, s.classes, s.bins,
                       out.histogram.data(), out.sums.data(), faults_again.data(), 1,
                       SimdPath::kScalar);
@@ -54,10 +60,10 @@ template <class Real>
 Both in_one_pass(const std::vector<Real>& logits, const int64_t* classes, const Shape& s,
                  bool marks, int threads, SimdPath path) {
   Both out = empty(s);
-  count_votes_and_scores_cpu(logits.data(), classes, s.batch, s.draws, s.classes, s.bins, kMargin,
-                             out.counts.data(), marks ? out.near_ties.data() : nullptr,
-                             out.histogram.data(), out.sums.data(), out.faults.data(), threads,
-                             path);
+  count_votes_and_scores_cpu(logits.data(), classes, s.batch, s.draws, s.classes, s.bins,
+                             margins_of(s).data(), out.counts.data(),
+                             marks ? out.near_ties.data() : nullptr, out.histogram.data(),
+                             out.sums.data(), out.faults.data(), threads, path);
   return out;
 }
 

@@ -78,13 +78,14 @@ TEST_CASE_TEMPLATE("half-precision logits count as their float32 values", Half, 
                      std::vector<int64_t>(static_cast<size_t>(batch * 2)),
                      {0, 0},
                      std::vector<uint8_t>(static_cast<size_t>(batch * draws))};
+    const std::vector<double> margins(static_cast<size_t>(batch), 0.02);
     const auto counted = [&](const auto* data, int threads, SimdPath path) {
       Words out = zero;
-      count_votes_and_scores_cpu(data, chosen.data(), batch, draws, classes, bins, 0.02,
+      count_votes_and_scores_cpu(data, chosen.data(), batch, draws, classes, bins, margins.data(),
                                  out.counts.data(), out.near_ties.data(), out.histogram.data(),
                                  out.sums.data(), out.faults.data(), threads, path);
       Words votes = zero;
-      count_votes_cpu(data, batch, draws, classes, 0.02, votes.counts.data(),
+      count_votes_cpu(data, batch, draws, classes, margins.data(), votes.counts.data(),
                       votes.near_ties.data(), votes.faults.data(), threads, path);
       REQUIRE(votes.counts == out.counts);
       REQUIRE(votes.near_ties == out.near_ties);
