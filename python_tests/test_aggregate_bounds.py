@@ -35,6 +35,7 @@ from certcal_ext.aggregate.lattice import cells
 from certcal_ext.aggregate.setting import Setting as _Setting
 from certcal_ext.aggregate.terms import BrierTerm, EceTerm, LogTerm, RightTerm
 from certcal_ext.aggregate.trees import SignTree, ThresholdTree
+from certcal_ext.bins import Bins
 
 FALSE_ALARM = 1e-6  # of each test by simulation
 CLIP, THRESHOLD = 0.01, 0.8
@@ -254,7 +255,7 @@ def test_failures_with_tables_that_the_rows_tell_each_other() -> None:
 def test_the_nodes_of_a_tree_share_no_more_than_everything() -> None:
     setting = _Setting([VoteHistogram.of([20], [1], 20)], 0.3, 0.1, "all")
     edges = np.linspace(0, 1, 9)
-    for tree in (SignTree(setting, edges, "right"), ThresholdTree(setting)):
+    for tree in (SignTree(setting, Bins.of(edges=edges)), ThresholdTree(setting)):
         nodes, total, leaves = tree.roots(), 0.0, 0
         while nodes:
             total += sum(tree.share(node) for node in nodes)
@@ -270,7 +271,7 @@ def test_a_node_covers_what_is_below_it() -> None:
     setting = _Setting([VoteHistogram.of([20], [1], 20)], 0.3, 0.1, "all")
     fine = cells(20, 0, 0.3)
     rng = np.random.default_rng(2)
-    for tree in (SignTree(setting, np.linspace(0, 1, 8), "left"), ThresholdTree(setting)):
+    for tree in (SignTree(setting, Bins.of(7, closed="left")), ThresholdTree(setting)):
         node = tree.roots()[0]
         while tree.children(node):
             own = [tree.worst(node)(correct, fine) for correct in (False, True)]
@@ -280,7 +281,7 @@ def test_a_node_covers_what_is_below_it() -> None:
                 ):
                     assert (value <= h).all()
             node = tree.children(node)[int(rng.integers(2))]
-    full = EceTerm(np.linspace(0, 1, 8), "right", np.ones(7, np.bool_), np.ones(7, np.bool_))
+    full = EceTerm(Bins.of(7), np.ones(7, np.bool_), np.ones(7, np.bool_))
     assert full.kept(True, np.array([0.2]), np.array([0.9]))[0] == pytest.approx(0.8)
 
 

@@ -31,6 +31,7 @@ from certcal_ext.aggregate.terms import (
     Term,
     worst,
 )
+from certcal_ext.bins import Bins
 
 EDGES = np.array([0.0, 0.3, 0.55, 0.8, 0.95, 1.0])
 MOST, LEAST = np.array([1, 0, 1, 0, 1], np.bool_), np.array([0, 1, 1, 1, 0], np.bool_)
@@ -43,11 +44,11 @@ TERMS: dict[str, tuple[Term, Callable[[bool, Any], Any]]] = {
         lambda c, z: -np.log(np.clip(z, 0.01, 0.99) if c else 1 - np.clip(z, 0.01, 0.99)),
     ),
     "ece": (
-        EceTerm(EDGES, "right", MOST, LEAST),
+        EceTerm(Bins.of(edges=EDGES), MOST, LEAST),
         lambda c, z: _signed(c, z, np.maximum(0, np.searchsorted(EDGES, z, "left") - 1)),
     ),
     "ece left": (
-        EceTerm(EDGES, "left", MOST, LEAST),
+        EceTerm(Bins.of(edges=EDGES, closed="left"), MOST, LEAST),
         lambda c, z: _signed(c, z, np.minimum(4, np.searchsorted(EDGES, z, "right") - 1)),
     ),
     "ks up": (KsTerm(1, 0.6, 0.7), lambda c, z: np.where(z <= 0.65, c - z, 0.0)),

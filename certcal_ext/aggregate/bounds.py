@@ -19,6 +19,7 @@ from certcal_ext.aggregate.setting import Setting
 from certcal_ext.aggregate.terms import BrierTerm, LogTerm, RightTerm, RiskTerm, Term
 from certcal_ext.aggregate.trees import SignTree, ThresholdTree
 from certcal_ext.aggregate.votes import VoteHistogram
+from certcal_ext.bins import Bins
 
 Floats = NDArray[np.float64]
 
@@ -124,9 +125,8 @@ def aggregate_ece(
     Returns:
         ``AggregateBound``.
     """
-    borders = _check.bin_edges(bins, edges)
-    side = "left" if _check.closed_left(closed) else "right"
-    return _largest(setting, lambda less: SignTree(setting, borders, side, less), close)
+    asked = Bins.of(bins, edges, closed)
+    return _largest(setting, lambda less: SignTree(setting, asked, less), close)
 
 
 def aggregate_ks(setting: Setting) -> AggregateBound:
@@ -248,6 +248,8 @@ def _smallest_rate(
     wrong answer needs a wrong proof at one of at most ``_HALVINGS`` rates that t0 fixes. Where the votes decide which
     rows are counted, t0 depends on them, and every rate that could be tried has its share.
     """
+    if setting.rows == 0:
+        return AggregateBound(math.nan, 0, setting.delta, 0)
     tried = 2**_HALVINGS - 1 if setting.scope == "certified" else _HALVINGS
     risk = setting.delta / tried
     low, high, made = 0.0, most, 0

@@ -133,7 +133,7 @@ class Evidence:
         span = max(_span(heights), 1e-6)
         ladder = [weight / span for weight in _LADDER]
         expected = partial(self._expected, heights, risk, leg, ladder)
-        return ladder[_lowest(expected, len(ladder))]
+        return float(ladder[_lowest(expected, len(ladder))])
 
     def _expected(
         self, heights: Sequence[Floats], risk: float, leg: Leg, ladder: list[float], place: int

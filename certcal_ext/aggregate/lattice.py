@@ -13,7 +13,7 @@ partition of [0, 1]:
    largest value on the fine cell.
 
 Probabilities are computed in floating point; they are raised by a relative ``slack`` that is above what 40-digit
-arithmetic showed to be their error (test_aggregate_lattice.py). Counts further than 16 standard deviations from n p,
+arithmetic showed to be their error (test_aggregate_tables.py). Counts further than 16 standard deviations from n p,
 in arcsin sqrt, are left out: they have at most exp(-56) on a side (KL(a, p) >= (arcsin sqrt a - arcsin sqrt p)^2 and
 Chernoff), which is added for the largest v.
 """
@@ -27,7 +27,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.special import gammaln
+from scipy.special import gammaln, ndtr
 
 from certcal_ext._load import core
 from certcal_ext.intervals.clopper_pearson import probit
@@ -264,13 +264,9 @@ def cells(n: int, least: int, shift: float) -> Cells:
     low, high = probit(left, left).lower, probit(right, right).upper
     lower, upper = np.empty(left.size), np.empty(left.size)
     core.shift_interval(low, high, shift, lower, upper, threads=1)
-    return Cells(
-        left, right, coarse, *places, lower, upper, certain=low > shift, possible=high > shift
-    )
+    return Cells(left, right, coarse, places[0], places[1], lower, upper, low > shift, high > shift)
 
 
 def _phi(values: Floats) -> Floats:
-    from scipy.special import ndtr
-
     result: Floats = ndtr(values)
     return result

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext.aggregate.lattice import Cells
-from certcal_ext.certificates.bounds import largest_gap
+from certcal_ext.bins import Bins
+from certcal_ext.certificates.rows import largest_gap
 
 Floats = NDArray[np.float64]
 Image = Callable[[Floats], tuple[Floats, Floats]]
@@ -136,41 +137,34 @@ class EceTerm(Term):
     """s(z) (c - z) with the signs s of some bins fixed (theorem 1 of docs/theory.md), and the others at their best.
 
     Attributes:
-        edges: (M + 1,) edges of the bins.
-        closed: which end of a bin belongs to it.
+        bins: the M bins.
         plus: (M,) bins whose sign may be +1.
         minus: (M,) bins whose sign may be -1.
     """
 
-    edges: Floats
-    closed: str
+    bins: Bins
     plus: NDArray[np.bool_]
     minus: NDArray[np.bool_]
     anything = 1.0
 
     def kept(self, correct: bool, lower: Floats, upper: Floats) -> Floats:
         """F of the theorem."""
-        a, b = bins_of(lower, self.edges, self.closed), bins_of(upper, self.edges, self.closed)
-        count = self.edges.size - 1
+        a, b = self.bins.index(lower), self.bins.index(upper)
+        count, edges = len(self.bins), self.bins.edges
         if correct:
             # The first bin from each one on that may be a plus bin; count: none.
             places = np.where(self.plus, np.arange(count), count)
             first = np.minimum.accumulate(places[::-1])[::-1][a]
-            low = np.maximum(lower, self.edges[np.minimum(first, count - 1)])
+            low = np.maximum(lower, edges[np.minimum(first, count - 1)])
             return np.nextafter(np.where(first <= b, 1.0 - low, upper - 1.0), 2.0)
         places = np.where(self.minus, np.arange(count), -1)
         last = np.maximum.accumulate(places)[b]
-        high = np.minimum(upper, self.edges[np.maximum(last, 0) + 1])
+        high = np.minimum(upper, edges[np.maximum(last, 0) + 1])
         return np.where(last >= a, high, -lower)
 
     def of_gap(self, gap: Floats) -> Floats:
         """The gap itself."""
         return gap
-
-
-def bins_of(values: Floats, edges: Floats, closed: str) -> NDArray[np.int64]:
-    """The bin of each value: (low, high] bins, the first with 0, or [low, high), the last with 1."""
-    return np.searchsorted(edges[1:-1], values, side="left" if closed == "right" else "right")
 
 
 @dataclass(frozen=True)

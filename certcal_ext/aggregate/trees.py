@@ -13,7 +13,8 @@ from certcal_ext.aggregate.evidence import Worst
 from certcal_ext.aggregate.lattice import cells
 from certcal_ext.aggregate.search import Tree
 from certcal_ext.aggregate.setting import Setting
-from certcal_ext.aggregate.terms import EceTerm, KsTerm, bins_of
+from certcal_ext.aggregate.terms import EceTerm, KsTerm
+from certcal_ext.bins import Bins
 
 Floats = NDArray[np.float64]
 
@@ -36,14 +37,13 @@ class SignTree(Tree):
 
     Args:
         setting: the votes and what they are about.
-        edges: (M + 1,) edges of the bins.
-        closed: which end of a bin belongs to it.
+        bins: the bins.
         less: see ``terms.worst``.
     """
 
-    def __init__(self, setting: Setting, edges: Floats, closed: str, less: float = 0.0) -> None:
-        self._setting, self._edges, self._closed, self._less = setting, edges, closed, less
-        self._bins = np.flatnonzero(_reached(setting, edges, closed))[::-1]
+    def __init__(self, setting: Setting, bins: Bins, less: float = 0.0) -> None:
+        self._setting, self._bins, self._less = setting, bins, less
+        self._order = np.flatnonzero(_reached(setting, bins))[::-1]
 
     def roots(self) -> list[Signs]:
         """No sign is fixed."""
@@ -51,11 +51,11 @@ class SignTree(Tree):
 
     def children(self, node: Signs) -> list[Signs]:
         """Both signs of the next bin."""
-        return [(*node, sign) for sign in (1, -1)] if len(node) < self._bins.size else []
+        return [(*node, sign) for sign in (1, -1)] if len(node) < self._order.size else []
 
     def share(self, node: Signs) -> float:
         """Shares of one depth are a Markov chain over its bins: vectors with many changes have more."""
-        level = _level_share(len(node), self._bins.size)
+        level = _level_share(len(node), self._order.size)
         if not node:
             return level
         changes = sum(a != b for a, b in pairwise(node))
@@ -64,11 +64,11 @@ class SignTree(Tree):
 
     def worst(self, node: Signs) -> Worst:
         """F of theorem 1, with free bins of either sign."""
-        plus, minus = np.ones((2, self._edges.size - 1), np.bool_)
-        chosen = self._bins[: len(node)]
+        plus, minus = np.ones((2, len(self._bins)), np.bool_)
+        chosen = self._order[: len(node)]
         plus[chosen] = np.array(node) > 0
         minus[chosen] = np.array(node) < 0
-        return self._setting.worst(EceTerm(self._edges, self._closed, plus, minus), self._less)
+        return self._setting.worst(EceTerm(self._bins, plus, minus), self._less)
 
 
 class ThresholdTree(Tree):
@@ -99,7 +99,7 @@ class ThresholdTree(Tree):
         """Nodes of one depth share alike."""
         width = node[2] - node[1]
         depth = (self._size // width).bit_length() - 1
-        return _level_share(depth, _THRESHOLD_DEPTH) * width / self._size / 2
+        return float(_level_share(depth, _THRESHOLD_DEPTH) * width / self._size / 2)
 
     def worst(self, node: Thresholds) -> Worst:
         """See ``KsTerm``."""
@@ -110,18 +110,18 @@ class ThresholdTree(Tree):
 
 def _level_share(depth: int, last: int) -> float:
     """The share of a depth: a node just above leaves costs little more, so that it stays whole where they are alike."""
-    return _UPWARD ** (last - depth) * (1.0 - _UPWARD if depth else 1.0)
+    return float(_UPWARD ** (last - depth)) * (1.0 - _UPWARD if depth else 1.0)
 
 
-def _reached(setting: Setting, edges: Floats, closed: str) -> NDArray[np.bool_]:
+def _reached(setting: Setting, bins: Bins) -> NDArray[np.bool_]:
     """(M,) the bins that a row which is certified in truth can reach."""
-    used = np.zeros(edges.size, np.int64)
+    used = np.zeros(len(bins) + 1, np.int64)
     least = [0] * len(setting.votes) if setting.least is None else setting.least
     for one, fewest in zip(setting.votes, least, strict=True):
         fine = cells(one.n, fewest, setting.shift)
         # In scope "robust" the cell at the border counts too.
         kept = fine.possible | (setting.scope == "class")
         low, high = setting.image(fine.lower[kept])[0], setting.image(fine.upper[kept])[1]
-        np.add.at(used, bins_of(low, edges, closed), 1)
-        np.add.at(used, bins_of(high, edges, closed) + 1, -1)
+        np.add.at(used, bins.index(low), 1)
+        np.add.at(used, bins.index(high) + 1, -1)
     return np.cumsum(used)[:-1] > 0
