@@ -165,7 +165,7 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
 
 def test_a_launch_that_fails_is_told() -> None:
     cuda.fail_next_launch(INVALID_CONFIGURATION)
-    with pytest.raises(RuntimeError, match="^CUDA error: some error"):
+    with pytest.raises(RuntimeError, match=r"^CUDA error: some error"):
         Pass(1).noise()
 
 
