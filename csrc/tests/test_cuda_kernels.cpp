@@ -294,6 +294,34 @@ TEST_CASE_TEMPLATE("score_histogram_kernel gives the histogram of score_histogra
   check_scores<Real>({2, 3, 100000}, 4096, random);
 }
 
+// On a stream that nobody waits for, so that only the launch is looked at.
+TEST_CASE("small launches are spread over the processors, large ones in few tiles") {
+  cuda_on_host::processors = 132;
+  cuda_on_host::Stream stream;
+  const auto blocks_of_votes = [&](int64_t rows, int64_t classes) {
+    REQUIRE(launch_count_votes<BFloat16>(nullptr, 1, rows, classes, nullptr, nullptr, nullptr,
+                                         nullptr, &stream) == cudaSuccess);
+    return cuda_on_host::last_blocks;
+  };
+  const auto blocks_of_noise = [&](int64_t batch, int64_t draws, int64_t channels) {
+    REQUIRE(launch_add_noise<BFloat16>(nullptr, nullptr, 1.0f, 0, batch, 3072, 0, draws, nullptr,
+                                       &stream, channels) == cudaSuccess);
+    return cuda_on_host::last_blocks;
+  };
+  CHECK(blocks_of_votes(1024, 10) == 32);   // a pass of each block
+  CHECK(blocks_of_votes(256, 1000) == 32);  // a row a warp
+  CHECK(blocks_of_votes(4096, 1000) >= 3 * 132);
+  CHECK(blocks_of_votes(400'000, 1000) <= kMaxBlocks);
+  CHECK(blocks_of_votes(10'000'000, 10) <= 10'000'000 / (256 * 16) + 1);
+  for (const int64_t channels : {1, 3}) {
+    CHECK(blocks_of_noise(1, 1000, channels) >= 132);
+    CHECK(blocks_of_noise(8, 10'000, channels) >= 4 * 132);
+    CHECK(blocks_of_noise(1, 1, channels) >= 1);
+  }
+  stream.work.clear();
+  cuda_on_host::processors = 2;
+}
+
 TEST_CASE("empty input launches nothing") {
   const int before = cuda_on_host::launches;
   CHECK(launch_add_noise<float>(nullptr, nullptr, 1.0f, 0, 0, 3, 0, 3, nullptr, nullptr) ==
