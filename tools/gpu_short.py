@@ -108,23 +108,6 @@ def record(to: Path) -> None:
         raise SystemExit(f"not usable: {status}")
 
 
-def budget(kernel: str) -> int | None:
-    """Instructions of an inner loop, as counted for the architecture that is there; None where they were not."""
-    budgets = json.loads((TOOLS / "sass_budgets.json").read_text())
-    capability = "90" if DRY else "".join(map(str, torch.cuda.get_device_capability()))
-    count = budgets.get(f"sm_{capability}", {}).get(kernel)
-    return None if count is None else int(count)
-
-
-def issue_share(instructions: float, seconds: float) -> float | None:
-    """Share of the warp instructions that all schedulers could have issued at the highest clock."""
-    clocks = asked("clocks.max.sm")
-    if DRY or not clocks:
-        return None
-    processors = torch.cuda.get_device_properties(0).multi_processor_count
-    return instructions / 32 / seconds / (processors * 4 * float(clocks[0]) * 1e6)
-
-
 def check_bits(to: Path) -> None:
     """Every bit of 2^31 normals, in pieces, against the CPU's."""
     elements, done, piece = 3072, 0, 0
@@ -179,6 +162,9 @@ def check_votes(to: Path) -> None:
 
 
 def time_noise(to: Path) -> None:
+    from peers_cuda import instructions_an_element, issue_seconds
+
+    architecture = "90" if DRY else "".join(map(str, torch.cuda.get_device_capability()))
     for dtype in HALVES:
         for batch, draws in ((8, 10_000 // SMALL), (1, 1000)):
             for channels in (1, 3):
@@ -186,10 +172,8 @@ def time_noise(to: Path) -> None:
                 out = torch.empty(batch, draws, 3072, device=DEVICE, dtype=dtype)
                 ours = microseconds(lambda: write_noise(x, SIGMA, 0, ids, 0, out, channels))  # noqa: B023
                 zeros = microseconds(lambda: out.zero_())  # noqa: B023
-                name = {torch.bfloat16: "BFloat16", torch.float32: "float"}[dtype]
-                loop = budget(f"add_noise_vector_kernel<{name}, {channels}>, draws")
-                values = channels * (8 if dtype == torch.bfloat16 else 4)
-                each = None if loop is None else loop / values
+                each = instructions_an_element(dtype, channels, architecture)
+                limit = None if DRY or each is None else issue_seconds(each * out.numel())
                 say(
                     to,
                     kernel="noise",
@@ -201,7 +185,7 @@ def time_noise(to: Path) -> None:
                     zero_us=zeros,
                     write_share=zeros / ours,
                     instructions_an_element=each,
-                    issue_share=each and issue_share(each * out.numel(), ours / 1e6),
+                    issue_share=limit and limit / ours * 1e6,
                 )
 
 

@@ -35,4 +35,10 @@ PYBIND11_MODULE(certcal_cuda_on_host, module) {
   module.def("replay",
              [](size_t graph, uintptr_t stream) { stream_of(stream).replay(graphs.at(graph)); });
   module.def("finish", [](uintptr_t stream) { cuda_on_host::finish({&stream_of(stream)}); });
+  module.def("finish_both", [](uintptr_t one, uintptr_t other, unsigned seed) {
+    cuda_on_host::random_order.seed(seed);
+    cuda_on_host::order = cuda_on_host::Order::kRandom;
+    cuda_on_host::finish({&stream_of(one), &stream_of(other)});
+    cuda_on_host::order = cuda_on_host::Order::kForward;
+  });
 }
