@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from reference import plain_brier, plain_ece, smoothed_set, worst_brier, worst_e
 from samples import ALPHA, SIGMA, N, certificates, votes
 
 import certcal_ext as cc
+from certcal_ext.metrics.registry import METRICS
 
 
 def quiet_curve(cert: cc.Certificates, *args: object, **options: object) -> cc.Curve:
@@ -173,6 +175,14 @@ def test_without_labels_intervals_are_there_and_metrics_say_so() -> None:
     for call in (cert.curve, cert.brier, cert.ece):
         with pytest.raises(ValueError, match="labels: this metric needs them"):
             call([0.1])
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+@pytest.mark.parametrize("options", [{}, {"scope": "all"}, {"delta": 0.01}])
+def test_every_bound_says_that_there_are_no_labels(metric: str, options: dict[str, Any]) -> None:
+    made = cc.Certificates.from_counts([[990, 10], [200, 800]], None, 0.25, keep_counts=True)
+    with pytest.raises(ValueError, match=r"^labels: "):
+        made.bound(metric, 0.1, **options)
 
 
 def test_more_abstentions_than_certificates_are_warned_of() -> None:

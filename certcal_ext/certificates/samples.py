@@ -101,18 +101,19 @@ class TopLabel(SampleSource):
 
     def at(self, radius: float, inside: Rows | None = None) -> tuple[Samples, Rows]:
         """See ``SampleSource.at``."""
+        correct = self._correct  # raises without labels
         rows = self.guarantee.rows(radius)
         certified = self._allowed(rows.certified, radius)
         inside = certified if inside is None else inside
         keep = certified & inside
         rest = ~keep if self.scope == "all" else inside & ~keep
         gap = rows.gap
-        assert gap is not None  # labels were asked for before
+        assert gap is not None  # there are labels
         confidence = None if self._confidence is None else self._confidence[keep]
         if confidence is not None and np.isnan(confidence).any():
             confidence = None
         samples = Samples(
-            correct=self._correct[keep],
+            correct=correct[keep],
             lower=rows.lower[keep],
             upper=rows.upper[keep],
             confidence=confidence,
