@@ -324,7 +324,7 @@ def model_calls() -> dict[str, Call]:
 #: Parts that other code of the package, or a subclass, calls with arguments that it has checked.
 INNER = {
     "add_checked", "solve", "objective", "confidence", "inputs", "outputs", "selecting", "signed",
-    "votes", "settings", "source", "checked", "check", "with_provenance", "run_after",
+    "votes", "settings", "source", "checked", "check", "with_provenance", "run_after", "take", "sampler",
 }  # fmt: skip
 #: Files: what comes of paths is for the tests of readers.
 FILES = {"from_file", "from_npz", "from_parquet", "from_cohen_log", "to_parquet"}
