@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,27 +56,21 @@ class Request:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that says which draws these are, in hexadecimal."""
-        words = f"{self.name} {self.first_draw} {self.draws} {self.bins} {len(self.rows)}"
-        digest = hashlib.sha256(words.encode())
-        for array in (self.rows, self.classes):
-            digest.update(b"" if array is None else np.ascontiguousarray(array, "<i8").tobytes())
-        return digest.hexdigest()
+        words = f"{self.name} {self.first_draw} {self.draws} {self.bins} {len(self.rows)}".encode()
+        arrays = [array for array in (self.rows, self.classes) if array is not None]
+        parts = (np.ascontiguousarray(array, "<i8").tobytes() for array in arrays)
+        return hashlib.sha256(b"".join((words, *parts))).hexdigest()
 
     def part(self, rows: slice, first_draw: int, draws: int) -> Request:
         """Some of its rows and draws."""
         classes = None if self.classes is None else self.classes[rows]
-        return Request(
-            self.name, self.rows[rows], first_draw, draws, self.group, classes, self.bins
+        return replace(
+            self, rows=self.rows[rows], first_draw=first_draw, draws=draws, classes=classes
         )
 
 
 class Draws(Protocol):
-    """Draws of N samples under a model: asked again, the answer is the same.
-
-    Attributes:
-        num_classes: K.
-        batch_size: noisy images in a forward pass, at most, which requests are made for.
-    """
+    """Draws of N samples under a model of K classes, for forward passes of ``batch_size`` noisy images at most."""
 
     num_classes: int
     batch_size: int
@@ -112,18 +106,7 @@ class ModelDraws:
         return len(self._images)
 
     def take(self, request: Request) -> Counts:
-        """What the draws of a request gave; its samples are handed to the model in groups.
-
-        Args:
-            request: rows and draws.
-
-        Returns:
-            ``Counts`` of its rows.
-
-        Raises:
-            TypeError: a model that does not give one tensor of floats.
-            ValueError: logits of the wrong shape, or NaN or infinite ones (counted, with the samples named).
-        """
+        """What the draws of a request gave; its samples are handed to the model in groups. Errors as ``Sampler``."""
         return self._gathered(request, np.full(len(request.rows), request.first_draw))
 
     def votes(self, rows: Any, first_draw: Any, draws: int) -> Ints:

@@ -152,22 +152,7 @@ class Plan:
         options: EvidenceOptions,
         stopping: Stopping | None = None,
     ) -> Plan:
-        """The plan of a call whose evidence is said by ``confidence`` and other names.
-
-        Args:
-            n0: draws that select.
-            n: draws that estimate.
-            alpha: failure probability of one sample's certificate.
-            options: those of :class:`EvidenceOptions`; others are not looked at.
-            stopping: rules of stopping early.
-
-        Returns:
-            :class:`Plan`.
-
-        Raises:
-            TypeError: an option of the wrong kind.
-            ValueError: an option out of range, or options that exclude each other.
-        """
+        """The plan of a call that names its evidence by ``EvidenceOptions``; errors as the class."""
         from certcal_ext import _check
 
         confidence = _check.choice(
@@ -203,11 +188,7 @@ class Plan:
 
 
 def require_stopping(value: Any) -> None:
-    """Refuses what are no rules of stopping early.
-
-    Raises:
-        TypeError: something else.
-    """
+    """Raises a TypeError for what are no rules of stopping early."""
     from certcal_ext.stopping.rules import Stopping
 
     if not isinstance(value, Stopping):
