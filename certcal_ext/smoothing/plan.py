@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Plan:
     n0: int = 100
     n: int = 10_000
     alpha: float = 1e-3
-    evidence: Votes | Scores = Votes()
+    evidence: Votes | Scores = field(default_factory=Votes)
     stopping: Stopping | None = None
 
     def __post_init__(self) -> None:
