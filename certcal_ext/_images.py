@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 
-#: With fewer samples, an accuracy near chance is no news.
-_FEWEST_TO_JUDGE = 30
-
-
 @dataclass(frozen=True)
 class Samples:
     """Images with what is known of them, checked.
@@ -186,17 +182,23 @@ def _distinct(sample_ids: Any) -> NDArray[np.int64]:
 
 
 def warn_near_chance(
-    who: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
+    who: str,
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    num_classes: int,
+    what: str = "images",
+    fewest: int = 30,
 ) -> None:
     """Warns where predictions are as right as guesses: wrong labels or weights show here, and not after hours.
 
     Warns:
-        UserWarning: of 30 or more samples, not more are right than 1/K and three standard deviations.
+        UserWarning: of ``fewest`` samples or more (with fewer it is no news), not more are right than 1/K and three standard
+            deviations.
     """
     accuracy, chance = float((labels == predicted).mean()), 1 / num_classes
-    if near_chance(accuracy, chance, len(labels)) and len(labels) >= _FEWEST_TO_JUDGE:
+    if near_chance(accuracy, chance, len(labels)) and len(labels) >= fewest:
         warnings.warn(
-            f"{who} is right on {accuracy:.1%} of {len(labels)} images, near chance for {num_classes} classes: wrong label "
+            f"{who} is right on {accuracy:.1%} of {len(labels)} {what}, near chance for {num_classes} classes: wrong label "
             "order, wrong weights, or a normalisation that is not inside the model?",
             stacklevel=4,
         )

@@ -136,7 +136,7 @@ def check_clean(
         if talk:
             true, predicted = images.labels[: len(shown)], logits.argmax(1).cpu().numpy()
             note(f"accuracy on {len(shown)} clean images: {(true == predicted).mean():.1%}")
-            warn_near_chance("the model", true, predicted, classes)
+            warn_near_chance("the model", true, predicted, classes, "clean images", fewest=1)
     return classes
 
 
