@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"batch_size": 0}, "batch_size: expected a whole number"),
     ({"bins": 3}, "bins: certify.* has no such option"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small models, which threads only wait for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Untouched(torch.nn.Module):
