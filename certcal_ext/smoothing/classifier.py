@@ -16,7 +16,7 @@ from certcal_ext._images import Samples, known_size, parts
 from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.model_checks import Base, checked_allow, checked_base
-from certcal_ext.model_state import frozen, model_fingerprint
+from certcal_ext.model_state import class_name, frozen, model_fingerprint
 from certcal_ext.smoothing.certify import certify, select
 from certcal_ext.smoothing.draws import ModelDraws, SelectedVotes
 from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED, drawn_sigma
@@ -231,7 +231,7 @@ class SmoothedClassifier:
             model_hash=model_fingerprint(self.model),
             precision=base.precision,
             torch_version=str(_require_torch().__version__),
-            source=type(self.model).__qualname__,
+            source=class_name(self.model),
             notes=(*certificates.provenance.notes, *base.notes),
         )
 

@@ -272,11 +272,11 @@ class Sampler:
 
         try:
             return self._logits(given, rows, first_column, draws)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             images = (rows.stop - rows.start) * draws
             if not is_out_of_memory(error) or images == 1:
                 raise
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
         self._buffer = self._handed_buffer = (
             None  # outside of the handler, whose error holds the model's own tensors
         )
