@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 #: More bins of scores than this are no use to any bound.
 MAX_SCORE_BINS = 2**20
 
-#: How scores are bounded.
-SCORE_INTERVALS = ("cdf", "betting", "bernstein", "hoeffding")
-
 
 class EvidenceOptions(TypedDict, total=False):
     """What is counted in the draws, and so certified.
@@ -94,6 +91,7 @@ class Scores:
     def __post_init__(self) -> None:
         """Checks both."""
         from certcal_ext import _check
+        from certcal_ext.certificates.from_draws import SCORE_INTERVALS
 
         _check.whole_number("bins", self.bins, 1, MAX_SCORE_BINS)
         _check.choice("interval", self.interval, SCORE_INTERVALS)

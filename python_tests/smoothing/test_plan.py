@@ -114,7 +114,7 @@ def test_parts_of_another_kind() -> None:
         Plan(evidence="votes")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="stopping: expected a Stopping, got str"):
         Plan(stopping="soon")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^interval: expected one of cdf"):
+    with pytest.raises(ValueError, match=r"^interval: expected one of"):
         Scores(interval="normal")
 
 
