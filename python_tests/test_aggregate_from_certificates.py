@@ -49,7 +49,7 @@ def test_what_is_not_proved_is_refused_with_what_to_do() -> None:
     runner = cc.Certificates.from_counts(counts, [0, 1], 0.25, selection=[0, 0], runner_up=True)
     flat = votes.recalibrated(cc.IdentityMap())
     intervals = cc.Certificates.from_intervals([1, 0], [0.5, 0.5], [0.9, 0.9], radius=0.1)
-    rules = Stopping(radii=(0.1,), n_max=100, planning=10)
+    rules = Stopping(radii=(0.1,), n_max=1000, planning=10)
     stopped = votes.with_provenance(stopping=rules.to_json())
     unlabelled = cc.Certificates.from_votes([95, 60], 100, [0, 0], None, 0.25)
     for made, message in (
