@@ -103,6 +103,7 @@ $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 
 $(CPP_BUILD)/.built: $(VENV)/.installed $(SOURCES)
 	$(BIN)/cmake -S . -B $(CPP_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DCERTCAL_BUILD_PYTHON=OFF -DCERTCAL_BUILD_TESTS=ON -DCERTCAL_CUDA=OFF
+	  -DCERTCAL_BUILD_PYTHON=OFF -DCERTCAL_BUILD_TESTS=ON -DCERTCAL_CUDA=OFF \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DPython_EXECUTABLE=$(abspath $(BIN))/python
 	$(BIN)/cmake --build $(CPP_BUILD)
 	@touch $@

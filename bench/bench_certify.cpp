@@ -14,10 +14,6 @@
 #include "../csrc/cpu/certify.hpp"
 #include "bench_common.hpp"
 
-#ifdef CERTCAL_HAS_CUDA
-#include "../csrc/cuda/certify.hpp"
-#endif
-
 namespace {
 
 using namespace certcal_bench;
@@ -138,44 +134,7 @@ void check_reference(const Certify& c) {
   }
 }
 
-#ifdef CERTCAL_HAS_CUDA
-template <class T>
-size_t size_of(const std::vector<T>& v) {
-  return v.size();
-}
-
-// `c` holds the words of the CPU. A launch includes the zeros of its workspace.
-void add_device(const Certify& c) {
-  const DeviceArray<int64_t> group(c.group);
-  const DeviceArray<uint8_t> correct(c.correct);
-  const DeviceArray<double> confidence(c.confidence), lower(c.probit_lower), upper(c.probit_upper);
-  const DeviceArray<double> shifts(c.shifts), edges(c.edges);
-  const DeviceArray<int64_t> workspace(2 * c.confidence.size());
-  const DeviceArray<int64_t> tables(size_of(c.words.tables)), clean(size_of(c.words.clean));
-  const DeviceArray<int64_t> brier(size_of(c.words.brier));
-  const auto samples = static_cast<int64_t>(c.group.size());
-  const auto groups = static_cast<int64_t>(c.confidence.size());
-  const auto radii = static_cast<int64_t>(c.shifts.size());
-  const auto launch = [=](cudaStream_t stream) {
-    const cudaError_t error = cudaMemsetAsync(workspace.data(), 0, workspace.bytes(), stream);
-    if (error != cudaSuccess) return error;
-    const certcal::Bins bins{edges.data(), kBins, false, true};
-    return certcal::launch_certify(group.data(), correct.data(), samples, confidence.data(),
-                                   lower.data(), upper.data(), groups, shifts.data(), radii, bins,
-                                   workspace.data(), tables.data(), clean.data(), brier.data(),
-                                   stream);
-  };
-  check(launch(nullptr));
-  Words words(c.shifts.size());
-  words.tables = tables.on_host();
-  words.clean = clean.on_host();
-  words.brier = brier.on_host();
-  require(words == c.words, "certify on CUDA, " + c.shape());
-  add_cuda("certify/" + c.shape(), c.work(), launch);
-}
-#endif
-
-void add_all(bool on_cuda) {
+void add_all(bool /*on_cuda: the bound is taken on the host*/) {
   for (const int threads : thread_counts()) {
     for (const int64_t groups : {101, 5000}) {
       Certify small(5000, groups, 7);
@@ -186,15 +145,7 @@ void add_all(bool on_cuda) {
   for (const int64_t groups : {100'001, 1'000'000}) {
     const auto c = std::make_shared<Certify>(1'000'000, groups, 64);
     add_cpu("certify/" + c->shape(), c->work(), [=](int threads) { c->run(threads); });
-#ifdef CERTCAL_HAS_CUDA
-    if (on_cuda) {
-      Certify copy = *c;
-      copy.run(all_threads());
-      add_device(copy);
-    }
-#endif
   }
-  (void)on_cuda;
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ def scores_beside_votes(
     with torch.inference_mode():
         votes = sampler.gather(images, ids, 0, n)
         scores = sampler.gather(images, ids, 0, n, classes)
-        assert (votes.counts == scores.counts).all()
+        assert (votes.votes == scores.votes).all()
         assert scores.histogram is not None
         assert (scores.histogram.sum(axis=1) == n).all()
         pair = paired(

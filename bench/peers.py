@@ -34,7 +34,7 @@ from peers_common import (
     core,
     cuda,
 )
-from peers_cuda import cuda_certify, cuda_noise, cuda_votes, measure_cuda
+from peers_cuda import cuda_noise, cuda_votes, measure_cuda
 from peers_picture import draw
 
 import certcal_ext as cc
@@ -151,7 +151,6 @@ def main() -> int:
         halves = cuda_noise(devices["cuda"], torch.bfloat16, goals=True)
         cuda_noise(devices["cuda"], torch.float32, goals=not halves)
         cuda_votes(devices["cuda"])
-        cuda_certify(devices["cuda"], problem)
         cuda_certification(devices["cuda"])
     else:
         print("CUDA: skipped, torch or this build of certcal_ext has none, or there is no device")

@@ -11,14 +11,11 @@ import numpy as np
 import torch
 from harness import Pair
 from peers_common import (
-    BINS,
     NOISE_OPERATIONS,
     SCORE_OPERATIONS,
     SIGMA,
     VOTE_OPERATIONS,
-    VOTES,
     Bench,
-    CertifyProblem,
     Work,
     check_noise,
     check_scores,
@@ -163,35 +160,3 @@ def cuda_votes(bench: Bench) -> None:
         work = Work(float(width * size), float(SCORE_OPERATIONS * size))
         pair = paired_on_device(our_scores, torch_scores, runs)
         bench.add(f"score histogram, {shape}", "torch softmax + amax + histc", pair, None, work)
-
-
-def cuda_certify(bench: Bench, problem: CertifyProblem) -> None:
-    g = problem.groups
-    edges = np.linspace(0, 1, BINS + 1)
-    inputs = [
-        torch.from_numpy(np.ascontiguousarray(a)).cuda()
-        for a in (
-            g.group, problem.correct, g.confidence, g.probit_lower, g.probit_upper,
-            problem.radii / SIGMA,
-        )
-    ]  # fmt: skip
-    outputs = [torch.from_numpy(a).cuda() for a in problem.outputs()]
-    edges_device = torch.from_numpy(edges).cuda()
-    workspace = torch.zeros(g.confidence.size, 2, dtype=torch.int64, device="cuda")
-    handle = int(cuda.current_stream().cuda_stream)
-
-    def ours() -> None:
-        workspace.zero_()
-        core.certify(
-            *inputs, edges, False, *outputs,
-            stream=handle, edges_device=edges_device, workspace=workspace,
-        )  # fmt: skip
-
-    ours()
-    for mine, expected in zip(outputs, problem.kernel(), strict=True):
-        np.testing.assert_array_equal(mine.cpu().numpy(), expected)
-    times = [device_seconds(ours, 10) for _ in range(bench.runs(21) + 1)][1:]
-    name = f"certify, {problem.correct.size:,} x {problem.radii.size} radii"
-    pair = Pair(times, [1e-3] * len(times))
-    more: dict[str, Any] = {"groups": g.confidence.size, "votes": VOTES}
-    bench.add(name, "the limit of 1 ms", pair, 1, problem.work, **more)

@@ -120,10 +120,11 @@ from certcal_ext.recalibration.row_maps import (
     RowMap as RowMap,
     StackMap as StackMap,
 )
+from certcal_ext.draws import ReplayedVotes as ReplayedVotes
 from certcal_ext.smoothing.classifier import SmoothedClassifier as SmoothedClassifier
+from certcal_ext.smoothing.draws import VoteSource as VoteSource
 from certcal_ext.smoothing.noise import add_noise as add_noise
 from certcal_ext.smoothing.replay import Replay as Replay, replay as replay
-from certcal_ext.smoothing.vote_source import VoteSource as VoteSource
 from certcal_ext.smoothing.votes import (
     ScoreHistogram as ScoreHistogram,
     count_votes as count_votes,
@@ -131,7 +132,6 @@ from certcal_ext.smoothing.votes import (
 )
 from certcal_ext.stopping.adaptive import (
     AdaptiveResult as AdaptiveResult,
-    ReplayedVotes as ReplayedVotes,
     run_adaptive as run_adaptive,
 )
 from certcal_ext.stopping.plans import what_more_draws_buy as what_more_draws_buy

@@ -85,9 +85,6 @@ def certify(
     clean: Any,
     brier: Any,
     threads: int = 1,
-    stream: int = 0,
-    edges_device: Any = None,
-    workspace: Any = None,
 ) -> None:
     """The fused bound.
 
@@ -95,7 +92,7 @@ def certify(
     shifts (R,) f64 = radius / sigma, each >= 0; edges (M + 1,) f64. A sample is certified at shift r when probit_lower > r.
     Adds to: tables (R, 2, M, M, 5) i64 (an ECE table a radius), clean (R, M, 4) i64 (a bin's samples, right ones, sum of
     confidence in two words), brier (R, 4) i64 (certified and clean Brier sums, two words each).
-    On CUDA, edges stays on the CPU (it is checked), edges_device (M + 1,) is its copy on the device, and workspace (G, 2) i64 holds zeros.
+    On the CPU only: the ends of the intervals are taken there, so counts on a GPU have come to the host before.
     """
 
 def summarize(

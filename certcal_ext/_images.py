@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,37 +18,67 @@ if TYPE_CHECKING:
     import torch
 
 
+#: With fewer samples, an accuracy near chance is no news.
+_FEWEST_TO_JUDGE = 30
+
+
 @dataclass(frozen=True)
-class Part:
-    """Some samples of the data set, checked."""
+class Samples:
+    """Images with what is known of them, checked.
 
-    images: torch.Tensor  # (G, C, H, W) float32
-    labels: NDArray[np.int64] | None  # (G,)
-    ids: NDArray[np.int64]  # (G,)
+    Attributes:
+        images: (N, ...) float32.
+        labels: (N,) classes, or None.
+        ids: (N,) the samples' numbers.
+    """
+
+    images: torch.Tensor
+    labels: NDArray[np.int64] | None
+    ids: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, images: Any, labels: Any, sample_ids: Any, num_classes: int) -> Samples:
+        """Checks what a user gives.
+
+        Args:
+            images: (N, ...) float32 tensor.
+            labels: (N,) integers in [0, num_classes), or None.
+            sample_ids: (N,) numbers, each once; None: 0, ..., N - 1.
+            num_classes: K.
+
+        Raises:
+            TypeError: images that are not float32, labels or numbers that are no integers.
+            ValueError: no images, NaN or infinite ones, or shapes or values that do not fit.
+
+        Warns:
+            UserWarning: pixels outside [0, 1].
+        """
+        tensor = checked_images(images)
+        size = len(tensor)
+        true = None if labels is None else checked_labels("labels", labels, size, num_classes)
+        return cls(tensor, true, checked_ids(sample_ids, size))
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ids)
 
 
-def parts(
-    images: Any, labels: Any, sample_ids: Any, num_classes: int, group_size: int
-) -> Iterator[Part]:
-    """Cuts a tensor, or each batch of a loader, into groups."""
+def parts(images: Any, labels: Any, sample_ids: Any, num_classes: int) -> Iterator[Samples]:
+    """All samples of a tensor, or those of each batch of a loader; arguments and errors as :meth:`Samples.of`."""
+    import torch
+
+    if isinstance(images, (torch.Tensor, np.ndarray)):
+        yield Samples.of(images, labels, sample_ids, num_classes)
+        return
+    ids = None if sample_ids is None else _distinct("sample_ids", sample_ids)
     start = 0
-    if sample_ids is not None:
-        require_distinct(_check.int_vector("sample_ids", sample_ids))
-    for batch, true in _batches(images, labels):
-        tensor = checked_images(batch)
-        size = tensor.shape[0]
-        checked = None if true is None else checked_labels(true, size, num_classes)
-        ids = np.arange(start, start + size, dtype=np.int64)
-        if sample_ids is not None:
-            ids = _sliced_ids(sample_ids, start, size)
-        start += size
-        for first in range(0, size, group_size):
-            group = slice(first, first + group_size)
-            yield Part(tensor[group], None if checked is None else checked[group], ids[group])
-    if sample_ids is not None and len(sample_ids) != start:
-        raise ValueError(
-            f"sample_ids: expected {start} entries, one an image, got {len(sample_ids)}"
-        )
+    for batch, true in _pairs(images, labels):
+        stop = start + len(image_tensor(batch))
+        names = np.arange(start, stop) if ids is None else _first(ids, stop)[start:]
+        yield Samples.of(batch, true, names, num_classes)
+        start = stop
+    if ids is not None:
+        checked_ids(ids, start)
 
 
 def known_size(images: Any) -> int | None:
@@ -58,12 +89,8 @@ def known_size(images: Any) -> int | None:
         return None
 
 
-def _batches(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
-    import torch
-
-    if isinstance(images, (torch.Tensor, np.ndarray)):
-        yield images, labels
-        return
+def _pairs(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
+    """The batches of a loader."""
     if not isinstance(images, Iterable):
         raise TypeError(
             f"images: expected a tensor or a DataLoader of pairs, got {type(images).__name__}"
@@ -127,25 +154,41 @@ def checked_images(images: Any) -> torch.Tensor:
     return tensor
 
 
-def checked_labels(labels: Any, size: int, num_classes: int) -> NDArray[np.int64]:
-    """(size,) classes in [0, num_classes)."""
-    true = _check.int_vector("labels", labels, size)
-    good = (true >= 0) & (true < num_classes)
+def checked_labels(
+    name: str, labels: Any, size: int, num_classes: int | None = None
+) -> NDArray[np.int64]:
+    """(size,) classes of at least 0, and below num_classes where that is known."""
+    true = _check.int_vector(name, labels, size)
+    good = (true >= 0) & (true < (np.inf if num_classes is None else num_classes))
     if not good.all():
         row = int(np.argmin(good))
-        raise ValueError(
-            f"labels: expected values in [0, {num_classes}), got {true[row]} in row {row}"
-        )
+        limit = "at least 0" if num_classes is None else f"values in [0, {num_classes})"
+        raise ValueError(f"{name}: expected {limit}, got {true[row]} in row {row}")
     return true
 
 
 def checked_ids(sample_ids: Any, size: int) -> NDArray[np.int64]:
-    """(size,) whole numbers, at least 0, each once."""
-    ids = _sliced_ids(sample_ids, 0, size)
-    if len(sample_ids) != size:
+    """(size,) whole numbers, at least 0, each once; None: 0, ..., size - 1."""
+    if sample_ids is None:
+        return np.arange(size, dtype=np.int64)
+    ids = _distinct("sample_ids", sample_ids)
+    if len(_first(ids, size)) != len(ids):
+        raise ValueError(f"sample_ids: expected {size} entries, one an image, got {len(ids)}")
+    return ids
+
+
+def _first(ids: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    if len(ids) < size:
         raise ValueError(
-            f"sample_ids: expected {size} entries, one an image, got {len(sample_ids)}"
+            f"sample_ids: expected one entry an image, got {len(ids)} for at least {size}"
         )
+    return ids[:size]
+
+
+def _distinct(name: str, values: Any) -> NDArray[np.int64]:
+    ids = _check.int_vector(name, values)
+    if ids.size and int(ids.min()) < 0:
+        raise ValueError(f"{name}: expected at least 0, got {int(ids.min())}")
     require_distinct(ids)
     return ids
 
@@ -164,12 +207,29 @@ def require_distinct(ids: NDArray[np.int64]) -> None:
         )
 
 
-def _sliced_ids(sample_ids: Any, start: int, size: int) -> NDArray[np.int64]:
-    ids = _check.int_vector("sample_ids", sample_ids)[start : start + size]
-    if len(ids) != size:
-        raise ValueError(
-            f"sample_ids: expected one entry an image, got {len(sample_ids)} for at least {start + size}"
+def warn_near_chance(
+    who: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
+) -> None:
+    """Warns where predictions are as right as guesses: wrong labels or weights show here, and not after hours.
+
+    Args:
+        who: predicted, as the warning begins: "the model".
+        labels: (N,) classes.
+        predicted: (N,) classes.
+        num_classes: K.
+
+    Warns:
+        UserWarning: of 30 or more samples, not more are right than 1/K and three standard deviations.
+    """
+    accuracy, chance = float((labels == predicted).mean()), 1 / num_classes
+    if near_chance(accuracy, chance, len(labels)) and len(labels) >= _FEWEST_TO_JUDGE:
+        warnings.warn(
+            f"{who} is right on {accuracy:.1%} of {len(labels)} images, near chance for {num_classes} classes: wrong label "
+            "order, wrong weights, or a normalisation that is not inside the model?",
+            stacklevel=4,
         )
-    if ids.size and int(ids.min()) < 0:
-        raise ValueError(f"sample_ids: expected at least 0, got {int(ids.min())}")
-    return ids
+
+
+def near_chance(accuracy: float, chance: float, size: int) -> bool:
+    """Whether an accuracy on so many samples is at most three standard deviations above chance."""
+    return accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / size)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,11 +142,21 @@ def process_group(device: torch.device) -> Iterator[Group]:
     as it is; one that is started here is ended here. A process that fails leaves word for the others.
 
     Args:
-        device: where this process computes. Messages go over gloo, tensors on a GPU over NCCL.
+        device: where this process computes; a GPU is the current one as long as the group lasts. Messages go over gloo,
+            tensors on a GPU over NCCL.
 
     Raises:
         ValueError: the environment says that there are several processes, and this torch cannot connect them.
     """
+    with (
+        torch.cuda.device(device) if device.type == "cuda" else nullcontext(),
+        _group(device) as group,
+    ):
+        yield group
+
+
+@contextmanager
+def _group(device: torch.device) -> Iterator[Group]:
     distributed = torch.distributed
     present = distributed.is_available() and distributed.is_initialized()
     if not present:
@@ -155,10 +165,7 @@ def process_group(device: torch.device) -> Iterator[Group]:
             return
         if not distributed.is_available():
             raise ValueError("torchrun: this build of torch cannot connect several processes")
-        on_gpu = device.type == "cuda"
-        if on_gpu:
-            torch.cuda.set_device(device)
-        _start("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        _start("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         group = _present(device)
         try:

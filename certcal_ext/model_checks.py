@@ -222,7 +222,7 @@ class _Trial:
         while True:
             try:
                 return self.logits(self._noisy[:size])
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
             size //= 2

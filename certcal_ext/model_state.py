@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 #: Formats that are coarser than float32.
 _REDUCED = ("float16", "bfloat16", "float8")
 
+#: What says that memory ran out: torch's allocators on a GPU and on the host, CUDA itself, and its libraries, which allocate
+#: workspaces of their own. cuDNN, where no workspace fits, says that it finds no engine.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|_ALLOC(ATION)?_FAILED|_INSUFFICIENT_RESOURCES"
+    r"|unable to find an engine",
+    re.IGNORECASE,
+)
+
 #: What torch calls float32 that is computed in float32.
 _EXACT = ("none", "ieee")
 
@@ -22,12 +31,13 @@ _EXACT = ("none", "ieee")
 def model_fingerprint(model: torch.nn.Module) -> str:
     """SHA-256 over the class name and every parameter and buffer (name, dtype, shape, bytes), in hexadecimal.
 
-    Two models with the same weights and class share it, wherever they lie.
+    Two models with the same weights and class share it, wherever they lie, and whether they or parts of them are compiled.
     """
     import torch
 
-    digest = hashlib.sha256(type(model).__qualname__.encode())
-    for name, value in sorted(model.state_dict().items()):
+    digest = hashlib.sha256(class_name(model).encode())
+    state = {name.replace("_orig_mod.", ""): value for name, value in model.state_dict().items()}
+    for name, value in sorted(state.items()):
         if not isinstance(value, torch.Tensor):
             digest.update(f"{name}:{value!r}".encode())
             continue
@@ -35,6 +45,11 @@ def model_fingerprint(model: torch.nn.Module) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def class_name(model: torch.nn.Module) -> str:
+    """The name of a model's class, of the model inside where ``torch.compile`` wrapped it."""
+    return type(getattr(model, "_orig_mod", model)).__qualname__
 
 
 def place_of(model: torch.nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
@@ -108,12 +123,16 @@ def computed_in(model: torch.nn.Module, images: torch.Tensor) -> str:
     return coarsest(seen, str(given.dtype).removeprefix("torch."))
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether it says that memory ran out, on a GPU or on the host."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out, on a GPU or on the host.
+
+    Only torch's allocator on a GPU has an error class of its own; all else is told by its words.
+    """
     import torch
 
-    # The CPU's allocator has no error class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 @contextmanager

@@ -80,7 +80,7 @@ DEFINITIONS: dict[str, Callable[[Any, Floats, dict[str, Any]], float]] = {
     "mce": mce,
     "log_loss": log_loss,
     "selective_risk": selective_risk,
-    "accuracy": accuracy,
+    "certified_accuracy": accuracy,
     "classwise_ece": classwise_ece,
 }
 

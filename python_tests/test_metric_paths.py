@@ -193,8 +193,12 @@ def drawn(seed: int, rows: int = 60, **options: Any) -> cc.Certificates:
 
 
 def intervals_at(made: cc.Certificates, name: str, radius: float) -> tuple[Any, NDArray, NDArray]:
-    """Truth and intervals under attack of the certified samples."""
+    """Truth and intervals under attack of the certified samples, or of everyone where the metric is."""
     at = made.at(radius)
+    if METRICS[name].of_everyone:
+        rows = made.rows_at(radius)
+        right = made.table.column("correct").to_numpy(zero_copy_only=False)
+        return right.astype(bool) & rows.certified, rows.lower, rows.upper
     if name in TOP_LABEL:
         return at.correct, at.lower, at.upper
     rows = made.rows_at(radius).certified
@@ -277,7 +281,7 @@ def test_a_population_bound_is_above_the_worst_case_or_refused(name: str, scope:
 def test_which_metrics_have_bounds_for_a_population() -> None:
     options = Options.of(clip=0.01)
     having = {name for name, metric in METRICS.items() if metric.no_population(options) is None}
-    assert having == {"brier", "log_loss", "selective_risk", "accuracy"}
+    assert having == {"brier", "log_loss", "selective_risk", "certified_accuracy"}
 
 
 def test_curve_and_its_short_forms_are_the_bound() -> None:
@@ -328,13 +332,16 @@ def test_the_page_shows_the_library_s_numbers() -> None:
 @pytest.mark.parametrize("scope", ["certified", "all"])
 def test_certified_accuracy_counts_images(scope: str) -> None:
     made, radii = drawn(4, rows=200), [0.0, 0.1, 0.3]
-    curve, found = made.curve(radii), made.bound("accuracy", radii, scope=scope, delta=0.01)
-    share = curve.certified_accuracy if scope == "all" else curve.accuracy
-    assert found.worst == pytest.approx(share, abs=1e-15)
+    curve, found = (
+        made.curve(radii),
+        made.bound("certified_accuracy", radii, scope=scope, delta=0.01),
+    )
+    assert found.scope == "all"
+    assert found.worst == pytest.approx(curve.certified_accuracy, abs=1e-15)
     assert (found.joint <= found.worst).all()
     assert found.value is found.joint
-    assert "lowers the accuracy" in found.statement()
-    binomial = made.bound("accuracy", radii, scope=scope, delta=0.01, joint="binomial")
+    assert "lowers the certified accuracy" in found.statement()
+    binomial = made.bound("certified_accuracy", radii, scope=scope, delta=0.01, joint="binomial")
     counted = np.round(found.worst * found.samples) - binomial.failures
     assert binomial.joint * binomial.samples == pytest.approx(counted, abs=1e-9)
 
@@ -351,7 +358,7 @@ def test_joint_bounds_of_the_accuracy_cover_the_truth() -> None:
         for _ in range(trials):
             votes = random.binomial(60, p)
             made = cc.Certificates.from_votes(votes, 60, predicted, labels, 0.25, 0.2)
-            found = made.bound("accuracy", 0.05, scope="all", delta=delta, joint=joint)
+            found = made.bound("certified_accuracy", 0.05, scope="all", delta=delta, joint=joint)
             failures += found.joint[0] > truth
         assert binomtest(failures, trials, delta, alternative="greater").pvalue > 1e-6
 
@@ -382,7 +389,7 @@ def test_a_new_metric_is_one_object(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(METRICS, SquaredAccuracy.name, SquaredAccuracy())
     made = drawn(2, rows=120)
     value = made.bound("squared_accuracy", 0.1, delta=0.01)
-    assert value.worst[0] == made.bound("accuracy", 0.1).worst[0] ** 2
+    assert value.worst[0] == made.bound("certified_accuracy", 0.1).worst[0] ** 2
     assert "lowers the square of the accuracy" in value.statement()
     both = cc.compare({"a": made, "b": made}, 0.1, "squared_accuracy")
     assert both.curves["a"].worst[0] == value.worst[0]

@@ -235,6 +235,8 @@ def certificate_calls() -> dict[str, Call]:
         "curve": {"radii": [0.1]},
         "recalibrated": {"mapping": cc.IdentityMap()},
         "select": {"rows": [0]},
+        "grouped": {"labels": [0, 1]},
+        "events_at": {"radius": 0.1},
         "from_counts": counts,
         "from_votes": votes,
         "from_scores": scores,
@@ -242,11 +244,7 @@ def certificate_calls() -> dict[str, Call]:
         "from_adaptive": {"result": adaptive(), "predicted": [0, 1], "labels": [0, 0]},
     }
     calls: dict[str, Call] = {
-        f"{'CertificateMakers' if name.startswith('from_') else 'Certificates'}.{name}": (
-            getattr(made, name),
-            arguments,
-        )
-        for name, arguments in of.items()
+        f"Certificates.{name}": (getattr(made, name), arguments) for name, arguments in of.items()
     }
     full = cc.Certificates.from_counts([[90, 10], [20, 80]], [0, 1], 0.5, keep_counts=True)
     calls |= {
@@ -266,6 +264,11 @@ def certificate_calls() -> dict[str, Call]:
     }
     rows = 8
     many = cc.Certificates.from_votes([90] * rows, 100, [0] * rows, [0, 1] * 4, 0.5, 0.01)
+    voted = [
+        cc.Certificates.from_counts([[90, 10]] * rows, [0, 1] * 4, sigma, 0.01, keep_counts=True)
+        for sigma in (0.5, 1.0)
+    ]
+    calls["stack_split"] = (cc.stack_split, {"certificates": voted, "radius": 0.1})
     calls["recalibrate_split"] = (cc.recalibrate_split, {"certificates": many, "radius": 0.1})
     return calls
 
@@ -321,7 +324,7 @@ def model_calls() -> dict[str, Call]:
 #: Parts that other code of the package, or a subclass, calls with arguments that it has checked.
 INNER = {
     "add_checked", "solve", "objective", "confidence", "inputs", "outputs", "selecting", "signed",
-    "votes", "settings", "source", "checked", "check", "with_provenance", "run_after",
+    "votes", "settings", "source", "checked", "check", "with_provenance", "run_after", "take", "sampler",
 }  # fmt: skip
 #: Files: what comes of paths is for the tests of readers.
 FILES = {"from_file", "from_npz", "from_parquet", "from_cohen_log", "to_parquet"}

@@ -19,10 +19,10 @@ dist="$(cd "${1:-$work/dist}" && pwd)"
 rm -f "$dist"/certcal_ext-*.tar.gz "$dist"/certcal_ext-*.whl
 
 # Files of the source tree that these tests need are none: they stand on the installed package alone.
-core_tests=(test_bounds test_fuzz_corpus test_certificate_files test_certificates test_class_bounds test_ece_table test_edges test_golden
-            test_hostile test_intervals test_readers test_selective test_state_machine test_stopping test_validity test_wheel)
+core_tests=(certificates/test_bounds test_fuzz_corpus certificates/test_table certificates/test_certificates certificates/test_samples__classes metrics/test_ece_table metrics/test_edges test_golden
+            test_hostile intervals/test_clopper_pearson certificates/test_readers metrics/test_selective metrics/test_state__machine stopping/test_rules certificates/test_validity test_wheel)
 # What reads bench/, docs/ or tools/, or the readers of the training extra's plans.
-tree_tests=(test_docs_claims test_examples test_experiment test_milp_limits test_peers_certify test_ptxas)
+tree_tests=(test_docs_claims test_examples test_experiment milp/test_solve__limits test_peers_certify test_ptxas)
 
 echo "== sdist"
 "${PYTHON:-python3}" -m venv "$work/build"

@@ -6,8 +6,8 @@ Needs torchmetrics, netcal, uncertainty-calibration and scikit-learn; run it whe
     python tools/make_metric_references.py
 
 Each record names the library and its version, the call, the problem, and the function of certcal_ext with the arguments
-under which both must agree. ``python_tests/test_plain.py`` compares with the file always, and with the libraries
-themselves where they are installed.
+under which both must agree. ``python_tests/metrics/test_base__plain.py`` compares with the file always, and with the
+libraries themselves where they are installed.
 """
 
 from __future__ import annotations

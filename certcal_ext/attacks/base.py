@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext._images import image_tensor
+from certcal_ext._images import checked_ids, checked_labels, image_tensor, warn_near_chance
 from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.attacks.ascent import Ascent, Scene
 from certcal_ext.attacks.geometry import Ball, Norm
@@ -23,9 +20,6 @@ from certcal_ext.attacks.objectives import Objective, Rows
 from certcal_ext.attacks.result import AttackResult
 from certcal_ext.attacks.victims import Victim, as_victim, under_attack
 from certcal_ext.smoothing.noise import MAX_SEED
-
-#: With fewer images, an accuracy near chance is no news.
-_FEWEST_TO_JUDGE = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +96,7 @@ class Attack(ABC):
         clean = _checked_images(images)
         size = len(clean)
         true = _check.int_vector("labels", labels, size)
-        ids = np.arange(size) if sample_ids is None else _checked_ids(sample_ids, size)
+        ids = checked_ids(sample_ids, size)
         device = attacked.device or clean.device
         with (
             reporting(progress, self.name, "passes") as report,
@@ -114,12 +108,11 @@ class Attack(ABC):
             numbers = torch.from_numpy(ids.copy()).to(device)
             chosen, classes = _clean_predictions(attacked, clean, numbers, batch_size)
             tally.add(size)
-            _check_labels(true, classes, "labels")
+            checked_labels("labels", true, size, classes)
             if predicted is not None:
-                given = _check.int_vector("predicted", predicted, size)
-                _check_labels(given, classes, "predicted")
-                chosen = torch.from_numpy(given.copy()).to(device)
-            _warn_near_chance(true, chosen.cpu().numpy(), classes)
+                stated = checked_labels("predicted", predicted, size, classes)
+                chosen = torch.from_numpy(stated.copy()).to(device)
+            warn_near_chance("the victim", true, chosen.cpu().numpy(), classes)
             rows = Rows(torch.from_numpy(true.copy()).to(device), chosen)
             scene = Scene(
                 attacked,
@@ -267,42 +260,6 @@ def _checked_images(images: Any) -> torch.Tensor:
             "normalisation belongs inside the model"
         )
     return tensor
-
-
-def _checked_ids(sample_ids: Any, size: int) -> NDArray[np.int64]:
-    ids = _check.int_vector("sample_ids", sample_ids, size)
-    if int(ids.min()) < 0:
-        raise ValueError(f"sample_ids: expected at least 0, got {int(ids.min())}")
-    unique, counts = np.unique(ids, return_counts=True)
-    if unique.size != size:
-        raise ValueError(
-            f"sample_ids: expected each id once, got {unique[int(counts.argmax())]} {counts.max()} times"
-        )
-    return ids
-
-
-def _check_labels(labels: NDArray[np.int64], classes: int, name: str) -> None:
-    good = (labels >= 0) & (labels < classes)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise ValueError(
-            f"{name}: expected values in [0, {classes}), got {labels[row]} in row {row}"
-        )
-
-
-def _warn_near_chance(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
-) -> None:
-    if len(labels) < _FEWEST_TO_JUDGE:
-        return
-    accuracy = float((labels == predicted).mean())
-    chance = 1 / classes
-    if accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / len(labels)):
-        warnings.warn(
-            f"the victim is right on {accuracy:.1%} of {len(labels)} images, near chance for {classes} classes: wrong "
-            "label order, wrong weights, or a normalisation that is not inside the model?",
-            stacklevel=3,
-        )
 
 
 def _capped(report: Report) -> Report:

@@ -315,10 +315,10 @@ class Certificates:
         """Any metric over radii; with ``delta``, a bound that holds for the whole data set at once.
 
         Args:
-            metric: "brier", "ece", "ks", "mce", "log_loss", "selective_risk" or "accuracy" (an attack
-                lowers it, so bounds are from below); or "classwise_ece", from the votes of all
-                classes: each class's probability is bounded at alpha / K, so that a row fails with
-                probability at most alpha.
+            metric: "brier", "ece", "ks", "mce", "log_loss", "selective_risk" or
+                "certified_accuracy" (an attack lowers it, so bounds are from below; of all samples in
+                every scope); or "classwise_ece", from the votes of all classes: each class's
+                probability is bounded at alpha / K, so that a row fails with probability at most alpha.
             radii: (R,) l2 radii, or one, in pixel units.
             scope: "certified": the samples certified at the radius, as the paper has it; "all":
                 every sample, where the others are charged the worst that an attack can make of
@@ -328,7 +328,7 @@ class Certificates:
             joint: "binomial" (at most k intervals fail), "union" (all intervals at delta / N), or
                 "best": the lower of the two, with delta / 2 each.
             population: also a bound on the expectation over the population that the samples are
-                drawn from (Brier, log loss, selective risk, accuracy), at ``delta``.
+                drawn from (Brier, log loss, selective risk, certified accuracy), at ``delta``.
             **options: how the metric is defined, of ``bins``, ``edges`` and ``closed`` (as in
                 ``certified_ece``), ``clip`` and ``dtype`` (as in ``certified_log_loss``) and
                 ``threshold`` (as in ``certified_selective_risk``; 0.5).
@@ -356,6 +356,7 @@ class Certificates:
         measure, settings = metric_of(metric), Options.of(**options)
         validity = Validity.of(delta, joint, population)
         validity.require(measure, settings, self.provenance)
+        scope = "all" if measure.of_everyone else scope
         source = self.source(scope, asked, of_classes=measure.of_classes)
         return metric_curve(source, measure, asked, settings, validity)
 

@@ -94,6 +94,7 @@ def compare(
     _check.options("compare", options, MetricOptions)
     asked = _check.radii("radii", radii)
     measure, settings = metric_of(metric), Options.of(**options)
+    samples = "all" if measure.of_everyone else samples
     rows = aligned(models)
     common = {
         float(radius): np.logical_and.reduce(

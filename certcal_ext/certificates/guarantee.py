@@ -188,7 +188,9 @@ class Guarantee:
         if not self.smoothed:
             return Interval(self._ends.lower[rows], self._ends.upper[rows])
         if self._band is not None:
-            every = with_softmax_error(self._band.at(self.shift(radius)), self._provenance.num_classes)
+            every = with_softmax_error(
+                self._band.at(self.shift(radius)), self._provenance.num_classes
+            )
             return Interval(every.lower[rows], every.upper[rows])
         return shifted_intervals(self.groups, rows, self.shift(radius))
 

@@ -13,6 +13,7 @@ from certcal_ext import _check
 from certcal_ext.bins import Bins
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.certificates.curve import CertifiedSet
+from certcal_ext.certificates.from_draws import class_vector
 from certcal_ext.certificates.stack import stack
 from certcal_ext.intervals.clopper_pearson import Interval
 from certcal_ext.recalibration.fit import KINDS, fit_recalibration, fit_tradeoff
@@ -176,7 +177,8 @@ def recalibrate_split(
         if by is not None:
             raise ValueError("by: expected None where group is given")
         _check.instance("certificates", certificates, Certificates)
-        certificates, by = certificates.grouped(group), "group"
+        labels = class_vector("group", group, len(certificates))
+        certificates, by = certificates.grouped(labels), "group"
     fitting, plain = halves(certificates, seed)
     fit, _ = _both(fitting, plain, size)
     correct, lower, upper, confidence = _columns(fit)

@@ -335,4 +335,8 @@ def read_parquet(path: str | PathLike[str]) -> tuple[pa.Table, Provenance]:
             table = table.append_column(
                 SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type)
             )
+    if sorted(table.schema.names) == sorted(
+        SCHEMA.names
+    ):  # some of the later ones may have been left out
+        table = table.select(SCHEMA.names)
     return table, provenance

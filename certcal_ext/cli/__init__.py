@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 try:
@@ -14,46 +15,14 @@ except ImportError as error:
         'certcal: error: the command line needs typer: pip install "certcal_ext[cli]"'
     ) from error
 
-from certcal_ext.cli import (
-    attack,
-    baselines,
-    bound,
-    certify,
-    compare,
-    demo,
-    doctor,
-    export,
-    forecast,
-    milp,
-    recalibrate,
-    replay,
-    report,
-    train,
-)
 from certcal_ext.cli._config import configurable
 
 __all__ = ["SUBCOMMANDS", "app", "main"]
 
+_NAMES = "certify bound compare recalibrate forecast milp baselines replay train attack report export demo doctor"
+
 #: Module of each subcommand, which holds a function of the same name and its EXAMPLES; in the order of ``--help``.
-SUBCOMMANDS = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (
-        certify,
-        bound,
-        compare,
-        recalibrate,
-        forecast,
-        milp,
-        baselines,
-        replay,
-        train,
-        attack,
-        report,
-        export,
-        demo,
-        doctor,
-    )
-}
+SUBCOMMANDS = {name: import_module(f"{__name__}.{name}") for name in _NAMES.split()}
 
 app = typer.Typer(
     name="certcal",
@@ -78,7 +47,7 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def _common(
+def _options_before_the_subcommand(
     version: Annotated[
         bool,
         typer.Option(

@@ -10,6 +10,7 @@ import functools
 import importlib
 import inspect
 import json
+import shlex
 import sys
 import types
 import typing
@@ -20,6 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
+from certcal_ext._claims import written
 from certcal_ext.cli._common import user_errors
 
 #: Options that are numbers or names separated by commas: a list in the file.
@@ -52,7 +54,11 @@ _EXPECTED = {
     Path: "a path in quotes",
 }
 
-_of_this_run: ContextVar[str | None] = ContextVar("options_of_this_run", default=None)
+#: Options that a command line says even where they are as they were left: another version may have other defaults.
+_ALWAYS_SAID = frozenset({"n0", "n", "alpha", "seed"})
+
+_Run = tuple[typer.Context, dict[str, Any]]
+_this_run: ContextVar[_Run | None] = ContextVar("this_run", default=None)
 
 
 def configurable(function: Callable[..., None]) -> Callable[..., None]:
@@ -70,11 +76,11 @@ def configurable(function: Callable[..., None]) -> Callable[..., None]:
     def command(**values: Any) -> None:
         context = values.pop("context")
         values.pop("config")
-        token = _of_this_run.set(_to_toml(context, values))
+        token = _this_run.set((context, values))
         try:
             function(**values)
         finally:
-            _of_this_run.reset(token)
+            _this_run.reset(token)
 
     extra = [
         inspect.Parameter(
@@ -95,7 +101,28 @@ def options_of_this_run() -> str | None:
         TOML, a table named like the subcommand; None outside of a subcommand. Two runs that can only
         differ in where their results go and in speed have the same.
     """
-    return _of_this_run.get()
+    run = _this_run.get()
+    return None if run is None else _to_toml(*run)
+
+
+def command_of_this_run() -> str | None:
+    """The same as a command line; None outside of a subcommand. Options that are as they were left are left out."""
+    run = _this_run.get()
+    if run is None:
+        return None
+    (context, values), words = run, ["certcal", str(run[0].info_name)]
+    names = _option_names(context)
+    for param in context.command.params:
+        name, value = str(param.name), values.get(str(param.name))
+        left = value == param.default and name not in _ALWAYS_SAID
+        if left or name in BESIDE_THE_RESULT or value in (None, False):
+            continue
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if param.param_type_name == "option":
+                words.append(f"--{names[name].replace('_', '-')}")
+            if item is not True:
+                words.append(written(item) if isinstance(item, float) else str(item))
+    return shlex.join(words)
 
 
 def read_options(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from certcal_ext.cli import baselines, compare, forecast, milp, recalibrate
+from certcal_ext.cli import baselines, compare, forecast, milp
 from certcal_ext.cli._common import note
+from certcal_ext.cli.recalibrate import Gain, split_and_fit
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.file_options import FileOptions
@@ -42,31 +43,26 @@ class FormerOptions:
 
     def say(self, file: Path) -> None:
         """One line an option that is used, with its new command."""
-        others = [str(path) for path in self.compare or []]
-        kind = ["--kind", self.recalibrate or ""]
-        for used, option, command, more in (
-            (self.recalibrate is not None, "recalibrate", "recalibrate", kind),
-            (self.baselines, "baselines", "baselines", []),
-            (bool(others), "compare", "compare", others),
-            (self.more_draws, "more-draws", "forecast", []),
+        for option, used, words in (
+            ("recalibrate", self.recalibrate, ["recalibrate", file, "--kind", self.recalibrate]),
+            ("baselines", self.baselines, ["baselines", file]),
+            ("compare", self.compare, ["compare", file, *(self.compare or [])]),
+            ("more-draws", self.more_draws, ["forecast", file]),
             (
-                self.max_attacked is not None,
                 "max-attacked",
-                "milp",
-                ["--max-attacked", str(self.max_attacked)],
+                self.max_attacked,
+                ["milp", file, "--max-attacked", self.max_attacked],
             ),
         ):
-            if used:
-                words = shlex.join(["certcal", command, str(file), *more])
-                note(f"certcal: note: bound --{option} is a subcommand of its own now: {words}")
+            if used not in (None, False, []):
+                command = shlex.join(map(str, ["certcal", *words]))
+                note(f"certcal: note: bound --{option} is a subcommand of its own now: {command}")
 
     def gain(self, table: Table, asked: list[float] | None) -> Gain | None:
         """The recalibration that is asked for."""
         if self.recalibrate is None:
             return None
-        return recalibrate.split_and_fit(
-            table.certificates, self.recalibrate, self.fit_radius, asked
-        )
+        return split_and_fit(table.certificates, self.recalibrate, self.fit_radius, asked)
 
     def parts(self, file: Path, source: FileOptions, table: Table) -> dict[str, Part | None]:
         """The further tables that are asked for, by their names in JSON."""

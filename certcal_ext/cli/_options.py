@@ -263,3 +263,28 @@ class JudgedModelOptions(ModelOptions):
 
 Model = Annotated[ModelOptions, Panel("Model")]
 JudgedModel = Annotated[JudgedModelOptions, Panel("Model")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How it runs.
+
+    Attributes:
+        batch_size: noisy images a forward pass; does not change the result.
+        estimate: only say what the run would take.
+    """
+
+    batch_size: int = 1024
+    estimate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Where the results go besides a file of their own.
+
+    Attributes:
+        report: also write the HTML page.
+    """
+
+    report: Path | None = None
+    as_json: Json = False

@@ -73,6 +73,10 @@ def to_device(network: torch.nn.Module, name: str) -> tuple[torch.nn.Module, tor
     """
     device = device_of(name)
     try:
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.set_device(device)
         return network.to(device), device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device: {name} cannot be used: {first_line(error)}") from error
@@ -200,7 +204,7 @@ def _seconds_of(
     named = (smooth.model, smooth.num_classes, smooth.sigma, smooth.seed)
     scores = options.get("confidence") == "scores"
     chosen = np.zeros(1, np.int64) if scores else None
-    with warnings.catch_warnings(), _model_errors(), frozen(smooth.model):
+    with warnings.catch_warnings(), model_errors("while certifying"), frozen(smooth.model):
         warnings.simplefilter("ignore")
         sampler = Sampler(*named, options["batch_size"])
         first = torch.from_numpy(images.images[:1])
@@ -215,7 +219,7 @@ def _try_first(smooth: SmoothedClassifier, images: ImageData, options: dict[str,
 
     labels = None if images.labels is None else torch.from_numpy(images.labels[:1])
     ids = torch.from_numpy(images.ids[:1])
-    with warnings.catch_warnings(), _model_errors():
+    with warnings.catch_warnings(), model_errors("while certifying"):
         warnings.simplefilter("ignore")
         smooth.certify(torch.from_numpy(images.images[:1]), labels, sample_ids=ids, **options)
 
@@ -250,7 +254,7 @@ def certify_run(
     from certcal_ext.runs import certify_in_shards
 
     labels = None if images.labels is None else torch.from_numpy(images.labels)
-    with _model_errors():
+    with model_errors("while certifying"):
         return certify_in_shards(
             smooth,
             torch.from_numpy(images.images),
@@ -264,12 +268,13 @@ def certify_run(
 
 
 @contextmanager
-def _model_errors() -> Iterator[None]:
+def model_errors(doing: str) -> Iterator[None]:
+    """Turns a failure of the model, while or under what it is doing, into an error of the user."""
     try:
         yield
     except RuntimeError as error:
         hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
-        raise ValueError(f"model: failed while certifying: {first_line(error)}{hint}") from error
+        raise ValueError(f"model: failed {doing}: {first_line(error)}{hint}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 _WIDTH = 80
 _STYLES = {"plain": "", "clean": "blue", "worst": "bold yellow", "constant": "green"}
 NOTHING = "nothing is certified at these radii"
-_CURVE = (
-    "radius",
-    "certified",
-    "total",
-    "certified_accuracy",
-    "accuracy",
-    "ece",
-    "certified_ece",
-    "brier",
-    "certified_brier",
-    "constant_brier",
-    "skill",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +86,9 @@ def curve_part(certificates: Certificates, curve: Curve, title: str) -> Part:
 
 def curve_records(curve: Curve) -> list[dict[str, float | int | None]]:
     """The metrics, a dictionary a radius."""
-    columns = [getattr(curve, name).tolist() for name in _CURVE]
-    return [dict(zip(_CURVE, row, strict=True)) for row in zip(*columns, strict=True)]
+    names = [field.name for field in dataclasses.fields(curve)]
+    columns = [getattr(curve, name).tolist() for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def print_json(value: Any) -> None:

@@ -16,7 +16,7 @@ import typer
 from certcal_ext._progress import duration, shown
 from certcal_ext.cli import _options
 from certcal_ext.cli._common import STOPPED, examples, note, writable
-from certcal_ext.cli._preflight import check_clean, first_line
+from certcal_ext.cli._preflight import check_clean, model_errors
 from certcal_ext.cli._tables import print_json
 from certcal_ext.cli._unfold import Panel, unfolded
 
@@ -101,11 +101,13 @@ class AttackOptions:
             return attacks.AceAttack(**_WAYS[self.kind], **common)
         if self.kind == "brier":
             return attacks.BrierAttack(**common)
-        if self.kind == "dece":
-            return attacks.DeceAttack(bins=self.bins, **common)
-        if self.kind == "cce-guided":
-            return attacks.CceGuidedAttack(bins=self.bins, **common)
-        raise ValueError(f"--attack: expected one of {', '.join(NAMES)}, got {self.kind!r}")
+        binned: dict[str, type[attacks.DeceAttack | attacks.CceGuidedAttack]] = {
+            "dece": attacks.DeceAttack,
+            "cce-guided": attacks.CceGuidedAttack,
+        }
+        if self.kind not in binned:
+            raise ValueError(f"--attack: expected one of {', '.join(NAMES)}, got {self.kind!r}")
+        return binned[self.kind](bins=self.bins, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,33 +147,26 @@ class NoiseOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How it runs, and beside what.
+class RunOptions(_options.RunOptions):
+    """Beside what, too.
 
     Attributes:
         certificates: certificates of the same images (Parquet): attack what they certify, and set the result beside the
             bound.
-        batch_size: inputs a forward pass.
-        estimate: only say what the run would take.
     """
 
     certificates: Path | None = None
-    batch_size: int = 1024
-    estimate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
+class OutputOptions(_options.PageOptions):
     """Where the results go.
 
     Attributes:
         out: the table, one row an image (Parquet).
-        report: also write the HTML page.
     """
 
     out: Path = Path("attack.parquet")
-    report: Path | None = None
-    as_json: _options.Json = False
 
 
 @unfolded
@@ -281,7 +276,7 @@ class _Job:
         import torch
 
         assert self.images.labels is not None  # checked by the caller
-        try:
+        with model_errors("under attack"):
             return self.attack.run(
                 self.victim,
                 torch.from_numpy(self.images.images[rows]),
@@ -291,9 +286,6 @@ class _Job:
                 batch_size=self.batch_size,
                 progress=show,
             )
-        except RuntimeError as error:
-            hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
-            raise ValueError(f"model: failed under attack: {first_line(error)}{hint}") from error
 
     def seconds(self) -> float:
         """Expected time, from the real thing on the first images: on one, and on more until the time means something.

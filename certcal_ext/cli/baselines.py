@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ def part(table: _options.Table) -> Part:
     from certcal_ext import certified_ece
     from certcal_ext.milp import baselines as approximate
 
-    solvers = {
+    solvers: dict[str, Callable[..., Any]] = {
         "admm": approximate.lower_estimate_admm,
         "dece": approximate.lower_estimate_dece,
         "brier_worst": approximate.lower_estimate_brier_worst,

@@ -110,10 +110,7 @@ class DrawOptions:
                 "take the same number of draws for every image"
             )
         return Stopping(
-            radii=tuple(listed),
-            tolerance=self.tolerance,
-            n_max=self.n,
-            max_draws=self.max_draws,
+            radii=tuple(listed), tolerance=self.tolerance, n_max=self.n, max_draws=self.max_draws
         )
 
     def plan(self) -> dict[str, Any]:
@@ -125,41 +122,34 @@ class DrawOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How it runs, and what is kept of what is finished.
+class RunOptions(_options.RunOptions):
+    """What is kept of what is finished, too.
 
     Attributes:
         num_classes: number of classes; default: what the model puts out.
-        batch_size: noisy images a forward pass; does not change the result.
         work: folder for what is finished, shared by all processes; default: beside --out. Removed at the end.
         resume: go on with what is in the folder, if there is anything.
         keep_work: leave the folder where it is at the end.
         unit_draws: noisy images that are kept together: what an interruption can cost; default: about three seconds' worth.
             Does not change the result.
-        estimate: only say what the run would take.
     """
 
     num_classes: int | None = None
-    batch_size: int = 1024
     work: Path | None = None
     resume: bool = False
     keep_work: bool = False
     unit_draws: int | None = None
-    estimate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
+class OutputOptions(_options.PageOptions):
     """Where the results go.
 
     Attributes:
         out: the certificates (Parquet).
-        report: also write the HTML page.
     """
 
     out: Path = Path("certificates.parquet")
-    report: Path | None = None
-    as_json: _options.Json = False
 
 
 @unfolded
@@ -216,7 +206,7 @@ def certify(
         if not group.first:
             return
         certificates = certificates.with_provenance(options=_config.options_of_this_run())
-        _write(certificates, data, output, _command(model, images, draws))
+        _write(certificates, data, output)
         if not how.keep_work:
             from certcal_ext.runs import remove_work
 
@@ -224,9 +214,7 @@ def certify(
     _show(certificates, data, output, seconds)
 
 
-def _write(
-    certificates: Certificates, data: ImageData, output: OutputOptions, command: str
-) -> None:
+def _write(certificates: Certificates, data: ImageData, output: OutputOptions) -> None:
     """The table, and the page that was asked for."""
     certificates.to_parquet(output.out)
     if output.report is None:
@@ -236,6 +224,7 @@ def _write(
     from certcal_ext.report import write_report
 
     rows = np.searchsorted(data.ids, certificates.table.column("index").to_numpy())
+    command = _config.command_of_this_run()
     write_report(certificates, output.report, images=data.images[rows], command=command)
 
 
@@ -260,10 +249,7 @@ def _forecast(
 
 
 def _show(
-    certificates: Certificates,
-    images: ImageData,
-    output: OutputOptions,
-    seconds: float,
+    certificates: Certificates, images: ImageData, output: OutputOptions, seconds: float
 ) -> None:
     from certcal_ext.certificates.guarantee import default_radii
 
@@ -294,27 +280,3 @@ def _show(
     typer.echo(f"certificates: {output.out}")
     if output.report is not None:
         typer.echo(f"report:       {output.report}")
-
-
-def _command(
-    model: _options.JudgedModelOptions, images: _options.SomeImageOptions, draws: DrawOptions
-) -> str:
-    """The command line as the page shows it."""
-    words = ["certcal certify", f"--model {model.model}"]
-    words += [f"--weights {model.weights}"] if model.weights is not None else []
-    words += [f"--data {images.data}", f"--sigma {_claims.written(draws.sigma)}"]
-    words += [
-        f"--n0 {draws.n0}",
-        f"--n {draws.n}",
-        f"--alpha {_claims.written(draws.alpha)}",
-        f"--seed {draws.seed}",
-    ]
-    if draws.confidence == "scores":
-        words += [f"--confidence scores --score-interval {draws.score_interval}"]
-    words += ["--runner-up"] if draws.runner_up else []
-    words += ["--keep-counts"] if draws.keep_counts else []
-    words += [f"--stop-radii {draws.stop_radii}"] if draws.stop_radii is not None else []
-    words += [f"--allow-{name.replace('_', '-')}" for name in model.allow]
-    words += [f"--skip {images.skip}"] if images.skip else []
-    words += [f"--limit {images.limit}"] if images.limit is not None else []
-    return " ".join(words)

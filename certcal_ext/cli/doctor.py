@@ -20,7 +20,7 @@ EXAMPLES = _common.examples(
     ("What is installed and what it can do here", "certcal doctor"),
     ("The same for a bug report", "certcal doctor --json"),
 )
-_LIBRARIES = (
+_LIBRARIES = [
     "numpy",
     "scipy",
     "pyarrow",
@@ -30,13 +30,11 @@ _LIBRARIES = (
     "jinja2",
     "matplotlib",
     "torch",
-)
+]
 
 
 @unfolded
-def doctor(
-    as_json: _options.Json = False,
-) -> None:
+def doctor(as_json: _options.Json = False) -> None:
     """Says what was built, what is found at run time, and why a GPU is or is not used.
 
     Exits 2, with the command that rebuilds it, where the compiled module is missing or does not

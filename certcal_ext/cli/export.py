@@ -13,10 +13,7 @@ from certcal_ext.cli._tables import print_json
 from certcal_ext.cli._unfold import unfolded
 
 EXAMPLES = _common.examples(
-    (
-        "The field's tab-separated log",
-        "certcal export certificates.parquet --to log.tsv",
-    ),
+    ("The field's tab-separated log", "certcal export certificates.parquet --to log.tsv"),
     ("A table for a spreadsheet", "certcal export certificates.parquet --to certificates.csv"),
     (
         "The options that a table was made with, to use them again",

@@ -27,8 +27,7 @@ def forecast(
     file: _options.File,
     source: _options.SourceOfFile,
     where: Annotated[
-        _options.BinOptions,
-        Panel("Radii and bins", frozenset({"edges", "equal_mass", "closed"})),
+        _options.BinOptions, Panel("Radii and bins", frozenset({"edges", "equal_mass", "closed"}))
     ],
     as_json: _options.Json = False,
 ) -> None:

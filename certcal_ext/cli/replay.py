@@ -60,19 +60,6 @@ class RowOptions:
     seed: Annotated[int, typer.Option(help="Seed of the choice of --sample.", min=0)] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How it runs.
-
-    Attributes:
-        batch_size: noisy images a forward pass.
-        estimate: only say what the run would take.
-    """
-
-    batch_size: int = 1024
-    estimate: bool = False
-
-
 @unfolded
 def replay(
     table: Annotated[
@@ -81,7 +68,7 @@ def replay(
     model: _options.Model,
     images: _options.Images,
     which: Annotated[RowOptions, Panel("Draws")],
-    how: Annotated[RunOptions, Panel("Run")],
+    how: Annotated[_options.RunOptions, Panel("Run")],
     as_json: _options.Json = False,
 ) -> None:
     """Draws the noise of a table's rows again and checks votes, scores and ends bit for bit.
@@ -185,10 +172,10 @@ def _replay(
 ) -> Replay:
     import torch
 
-    from certcal_ext.cli._preflight import first_line
+    from certcal_ext.cli._preflight import model_errors
     from certcal_ext.smoothing.replay import replay as run
 
-    try:
+    with model_errors("while drawing"):
         return run(
             certificates,
             network,
@@ -199,9 +186,6 @@ def _replay(
             batch_size=batch_size,
             progress=show,  # type: ignore[arg-type]  # a function of (done, total), or False
         )
-    except RuntimeError as error:
-        hint = "; try a smaller --batch-size" if "memory" in str(error).lower() else ""
-        raise ValueError(f"model: failed while drawing: {first_line(error)}{hint}") from error
 
 
 def _seconds(

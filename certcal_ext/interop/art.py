@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from certcal_ext import _check
+from certcal_ext._images import Samples
 from certcal_ext.intervals.clopper_pearson import clopper_pearson
+from certcal_ext.model_state import frozen
 from certcal_ext.smoothing.classifier import SmoothedClassifier
+from certcal_ext.smoothing.draws import ModelDraws
 
 if TYPE_CHECKING:
     import torch
@@ -152,22 +155,12 @@ class ArtRandomizedSmoothing:
 
     def _counts(self, images: torch.Tensor, batch_size: int) -> NDArray[np.int64]:
         """(N, K) votes of ``sample_size`` draws."""
-        from certcal_ext._images import checked_images
-        from certcal_ext.model_state import frozen
-        from certcal_ext.smoothing.vote_source import VoteSource
-
-        smooth = self._smooth
-        source = VoteSource(
-            smooth.model,
-            smooth.num_classes,
-            smooth.sigma,
-            smooth.seed,
-            checked_images(images),
-            batch_size=_check.whole_number("batch_size", batch_size, 1),
-        )
+        smooth, size = self._smooth, _check.whole_number("batch_size", batch_size, 1)
+        samples = Samples.of(images, None, None, smooth.num_classes)
         with frozen(smooth.model):
-            smooth.checked(images, batch_size=batch_size)
-            return source.votes(np.arange(len(images)), 0, self.sample_size)
+            smooth.checked(images, batch_size=size)
+            source = ModelDraws(smooth.sampler(size), samples.images, samples.ids)
+            return source.votes(np.arange(len(samples)), 0, self.sample_size)
 
     def _significant(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the two best classes differ by more than a fair coin explains, at alpha."""

@@ -13,16 +13,16 @@ from certcal_ext.metrics.base import Metric, Options, Samples
 
 
 class Accuracy(Metric):
-    """The accuracy under attack. A certified prediction stays; any other sample counts as wrong.
+    """The accuracy under attack (Cohen et al., ICML 2019). A certified prediction stays; any other sample counts as wrong.
 
-    Over all samples (scope "all") it is the certified accuracy of the literature (Cohen et al., ICML 2019); over the
-    certified ones it is the share of these that are right.
+    It is of all samples, in every scope: among the certified ones alone an attack changes none.
     """
 
-    name = "accuracy"
-    title = "accuracy"
-    words = "accuracy"
+    name = "certified_accuracy"
+    title = "certified accuracy"
+    words = "certified accuracy"
     lowest = True
+    of_everyone = True
 
     def certified(self, samples: Samples, options: Options) -> float:
         """An attack changes no prediction."""

@@ -116,6 +116,7 @@ class Metric(ABC):
         words: in a sentence.
         uses: the options that define it, of "bins", "clip" and "threshold".
         lowest: whether an attack lowers it: its bounds are then from below, and rounded down.
+        of_everyone: whether it is of all samples, whatever the scope.
         of_classes: whether it takes labels and intervals of all classes in place of correctness and the top label's.
     """
 
@@ -124,6 +125,7 @@ class Metric(ABC):
     words: ClassVar[str]
     uses: ClassVar[tuple[str, ...]] = ()
     lowest: ClassVar[bool] = False
+    of_everyone: ClassVar[bool] = False
     of_classes: ClassVar[bool] = False
 
     @abstractmethod

@@ -10,19 +10,10 @@ import numpy as np
 
 from certcal_ext._claims import at_most, count, fixed, number, percent, size, sureness
 from certcal_ext.metrics.edges import equal_width_edges
+from certcal_ext.metrics.registry import METRICS
+from certcal_ext.report import style
 from certcal_ext.report.facts import reliability
 from certcal_ext.report.figures import bubbles
-from certcal_ext.report.style import (
-    CLEAN,
-    INK,
-    WORST,
-    diagonal,
-    figure,
-    legend,
-    percents,
-    style,
-    to_svg,
-)
 from certcal_ext.report.templates import render, write
 
 if TYPE_CHECKING:
@@ -71,7 +62,7 @@ def render_attack_report(
     import certcal_ext
 
     before, after = result.before(bins=bins), result.after(bins=bins)
-    with style():
+    with style.settings():
         figures = {
             "clean": _reliability(result, before, bins, attacked=False),
             "attacked": _reliability(result, after, bins, attacked=True),
@@ -157,14 +148,8 @@ def _verdict(result: AttackResult, before: Calibration, after: Calibration) -> l
 
 
 def _metrics(before: Calibration, after: Calibration) -> list[tuple[str, str, str]]:
-    names = {
-        "ece": "expected calibration error",
-        "brier": "Brier score",
-        "ks": "Kolmogorov-Smirnov calibration error",
-        "mce": "maximum calibration error",
-        "confidence": "mean confidence",
-        "accuracy": "accuracy",
-    }
+    names = {name: METRICS[name].words for name in ("ece", "brier", "ks", "mce")}
+    names |= {"confidence": "mean confidence", "accuracy": "accuracy"}
     return [
         (words, f"{getattr(before, name):.4f}", f"{getattr(after, name):.4f}")
         for name, words in names.items()
@@ -195,23 +180,17 @@ def _settings(result: AttackResult) -> list[tuple[str, str]]:
 
 def _reliability(result: AttackResult, metrics: Calibration, bins: int, *, attacked: bool) -> str:
     confidence = result.attacked_confidence if attacked else result.clean_confidence
-    colour, name = (WORST, "attacked") if attacked else (CLEAN, "clean")
+    colour, name = (style.WORST, "attacked") if attacked else (style.CLEAN, "clean")
     edges = equal_width_edges(bins)
     binned = reliability(result.correct, confidence, edges, "right")
     held = binned.count
-    drawing = figure(4.6)
-    top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    diagonal(top)
+    drawing = style.figure(4.6)
+    top, bottom = style.reliability_axes(drawing)
     bubbles(top, binned, name, colour, "o")
-    top.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="share of right predictions")
-    bottom.bar(
-        edges[:-1], held / held.sum(), width=np.diff(edges), align="edge", color=colour, alpha=0.75
-    )
-    bottom.set(xlabel="confidence", ylabel="samples")
-    percents(bottom.yaxis)
+    style.histogram(bottom, edges, held / held.sum(), colour)
     drawing.align_ylabels()
     when = "under attack" if attacked else "without attack"
-    return to_svg(
+    return style.to_svg(
         drawing,
         f"reliability-{name}",
         f"Reliability diagram {when}",
@@ -225,10 +204,13 @@ def _moves(result: AttackResult) -> str:
     rows = np.arange(len(result))
     if len(rows) > _MOST_POINTS:
         rows = np.linspace(0, len(rows) - 1, _MOST_POINTS).round().astype(int)
-    drawing = figure(3.6)
+    drawing = style.figure(3.6)
     axes = drawing.subplots()
-    diagonal(axes)
-    for name, right, colour, marker in (("right", True, CLEAN, "o"), ("wrong", False, WORST, "D")):
+    style.diagonal(axes)
+    for name, right, colour, marker in (
+        ("right", True, style.CLEAN, "o"),
+        ("wrong", False, style.WORST, "D"),
+    ):
         some = rows[result.correct[rows] == right]
         axes.scatter(
             result.clean_confidence[some],
@@ -246,10 +228,10 @@ def _moves(result: AttackResult) -> str:
         xlabel="confidence without attack",
         ylabel="confidence under attack",
     )
-    axes.xaxis.label.set_color(INK)
-    legend(drawing, axes, columns=2)
+    axes.xaxis.label.set_color(style.INK)
+    style.legend(drawing, axes, columns=2)
     moved = float(np.abs(result.attacked_confidence - result.clean_confidence).mean())
-    return to_svg(
+    return style.to_svg(
         drawing,
         "moves",
         "Confidence under attack against confidence without",

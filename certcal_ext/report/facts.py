@@ -237,10 +237,7 @@ def _diagrams(
 
 
 def reliability(
-    correct: NDArray[Any],
-    confidence: NDArray[np.float64],
-    edges: NDArray[np.float64],
-    closed: str,
+    correct: NDArray[Any], confidence: NDArray[np.float64], edges: NDArray[np.float64], closed: str
 ) -> Reliability:
     """Counts, mean confidence and accuracy of each bin.
 

@@ -6,32 +6,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext._claims import at_least, at_most, count, fixed, percent, share, size
 from certcal_ext.certificates.statements import names_radius
+from certcal_ext.report import style
 from certcal_ext.report.facts import Facts, Further, Gain, Reliability
 from certcal_ext.report.models import draw_models
-from certcal_ext.report.style import (
-    CARD,
-    CLEAN,
-    DASHED,
-    GRID,
-    INK,
-    LEVEL,
-    MUTED,
-    WORST,
-    diagonal,
-    figure,
-    legend,
-    percents,
-    plain_text,
-    style,
-    to_svg,
-)
 from certcal_ext.report.words import place
 
 if TYPE_CHECKING:
@@ -47,7 +31,7 @@ def draw_all(facts: Facts) -> dict[str, str]:
     Raises:
         ImportError: matplotlib is missing.
     """
-    with style():
+    with style.settings():
         drawings = {}
         if facts.worst is not None:
             drawings["reliability"] = _reliability(facts, facts.worst)
@@ -69,44 +53,27 @@ def draw_all(facts: Facts) -> dict[str, str]:
 
 
 def _reliability(facts: Facts, worst: Reliability) -> str:
-    drawing = figure(5.0)
-    top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    diagonal(top)
+    drawing = style.figure(5.0)
+    top, bottom = style.reliability_axes(drawing)
     for diagram, name, colour, marker in (
-        (facts.clean, "without attack", CLEAN, "o"),
-        (worst, "worst case", WORST, "D"),
+        (facts.clean, "without attack", style.CLEAN, "o"),
+        (worst, "worst case", style.WORST, "D"),
     ):
         if diagram is not None:
             bubbles(top, diagram, name, colour, marker)
-    top.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="share of right predictions")
-    legend(drawing, top, columns=2)
-
+    style.legend(drawing, top, columns=2)
     shares = worst.count / worst.count.sum()
-    bottom.bar(
-        facts.edges[:-1], -shares, width=np.diff(facts.edges), align="edge", color=WORST, alpha=0.75
-    )
+    style.histogram(bottom, facts.edges, -shares, style.WORST)
     if facts.clean is not None:
         clean_shares = facts.clean.count / facts.clean.count.sum()
-        bottom.bar(
-            facts.edges[:-1],
-            clean_shares,
-            width=np.diff(facts.edges),
-            align="edge",
-            color=CLEAN,
-            alpha=0.75,
-        )
+        style.histogram(bottom, facts.edges, clean_shares, style.CLEAN)
         shares = np.maximum(shares, clean_shares)
     limit = float(shares.max()) * 1.1
-    bottom.axhline(0, color=MUTED, linewidth=0.8)
-    bottom.set(
-        ylim=(-limit, limit if facts.clean is not None else 0),
-        xlabel="confidence",
-        ylabel="samples",
-    )
-    percents(bottom.yaxis)
+    bottom.axhline(0, color=style.MUTED, linewidth=0.8)
+    bottom.set_ylim(-limit, limit if facts.clean is not None else 0)
     drawing.align_ylabels()
     row = facts.main
-    return to_svg(
+    return style.to_svg(
         drawing,
         "reliability",
         f"Reliability diagram {place(facts)}",
@@ -124,22 +91,24 @@ def bubbles(axes: Axes, diagram: Reliability, name: str, colour: str, marker: st
     x, y = diagram.confidence[held], diagram.accuracy[held]
     sizes = 22 + 170 * diagram.count[held] / diagram.count.sum()
     axes.vlines(x, np.minimum(x, y), np.maximum(x, y), color=colour, alpha=0.45, linewidth=2.5)
-    marks = axes.scatter(x, y, s=sizes, color=colour, marker=marker, edgecolors=CARD, zorder=3)
+    marks = axes.scatter(
+        x, y, s=sizes, color=colour, marker=marker, edgecolors=style.CARD, zorder=3
+    )
     marks.set(linewidths=0.8, clip_on=False)
     axes.plot([], [], color=colour, marker=marker, linestyle="none", markersize=7, label=name)
 
 
 def _ece(facts: Facts) -> str:
-    drawing = figure(3.3)
+    drawing = style.figure(3.3)
     axes = drawing.subplots()
     dense = facts.dense
     _worst_and_clean(axes, facts, dense.certified_ece, dense.ece)
     _radius_axis(axes, facts, "expected calibration error")
     axes.set_ylim(0, _top(dense.ece, dense.certified_ece))
-    percents(axes.yaxis)
-    legend(drawing, axes, columns=2)
+    style.percents(axes.yaxis)
+    style.legend(drawing, axes, columns=2)
     show = partial(at_most, as_percent=True)
-    return to_svg(
+    return style.to_svg(
         drawing,
         "ece",
         "Expected calibration error against radius",
@@ -148,15 +117,15 @@ def _ece(facts: Facts) -> str:
 
 
 def _brier(facts: Facts) -> str:
-    drawing = figure(3.1)
+    drawing = style.figure(3.1)
     axes = drawing.subplots()
     dense = facts.dense
     _worst_and_clean(axes, facts, dense.certified_brier, dense.brier)
-    axes.plot(dense.radius, dense.constant_brier, label="constant confidence", **LEVEL)
+    axes.plot(dense.radius, dense.constant_brier, label="constant confidence", **style.LEVEL)
     _radius_axis(axes, facts, "Brier score")
     axes.set_ylim(0, _top(dense.certified_brier, dense.constant_brier, dense.brier))
-    legend(drawing, axes, columns=2)
-    return to_svg(
+    style.legend(drawing, axes, columns=2)
+    return style.to_svg(
         drawing,
         "brier",
         "Brier score against radius",
@@ -171,32 +140,29 @@ def _worst_and_clean(
 ) -> None:
     """Both by radius, and what an attacker can do between them."""
     x = facts.dense.radius
-    axes.fill_between(x, clean, worst, color=WORST, alpha=0.12, linewidth=0)
-    axes.plot(x, worst, color=WORST, label="worst case, exact")
-    axes.plot(x, clean, color=CLEAN, linestyle=DASHED, label="without attack")
+    axes.fill_between(x, clean, worst, color=style.WORST, alpha=0.12, linewidth=0)
+    axes.plot(x, worst, color=style.WORST, label="worst case, exact")
+    axes.plot(x, clean, color=style.CLEAN, linestyle=style.DASHED, label="without attack")
 
 
 def _accuracy(facts: Facts) -> str:
-    drawing = figure(2.5)
+    drawing = style.figure(2.5)
     axes = drawing.subplots()
     dense = facts.dense
     certified = dense.certified / np.maximum(dense.total, 1)
     axes.fill_between(
-        dense.radius, 0, dense.certified_accuracy, color=CLEAN, alpha=0.14, linewidth=0
+        dense.radius, 0, dense.certified_accuracy, color=style.CLEAN, alpha=0.14, linewidth=0
     )
-    axes.plot(dense.radius, certified, color=MUTED, linestyle=DASHED, label="certified")
+    axes.plot(dense.radius, certified, color=style.MUTED, linestyle=style.DASHED, label="certified")
     axes.plot(
-        dense.radius,
-        dense.certified_accuracy,
-        color=CLEAN,
-        label="certified and right",
+        dense.radius, dense.certified_accuracy, color=style.CLEAN, label="certified and right"
     )
     _radius_axis(axes, facts, "share of all samples")
     axes.set_ylim(0, 1.02)
-    percents(axes.yaxis)
-    legend(drawing, axes, columns=2)
+    style.percents(axes.yaxis)
+    style.legend(drawing, axes, columns=2)
     right = round(float(facts.curve.certified_accuracy[facts.main]) * facts.total)
-    return to_svg(
+    return style.to_svg(
         drawing,
         "accuracy",
         "Certified accuracy against radius",
@@ -208,10 +174,10 @@ def _accuracy(facts: Facts) -> str:
 def _intervals(facts: Facts) -> str:
     chosen = facts.chosen
     right = np.asarray(chosen.correct, dtype=bool)
-    groups = [("right", right, CLEAN), ("wrong", ~right, WORST)]
+    groups = [("right", right, style.CLEAN), ("wrong", ~right, style.WORST)]
     groups = [group for group in groups if group[1].any()]
     ratios = [math.sqrt(np.count_nonzero(group[1]) / len(right)) for group in groups]
-    drawing = figure(2.7)
+    drawing = style.figure(2.7)
     panels = drawing.subplots(
         1,
         len(groups),
@@ -229,13 +195,13 @@ def _intervals(facts: Facts) -> str:
             colour,
         )
         total = int(np.count_nonzero(rows))
-        axes.set_title(f"{count(total)} {name}", fontsize=10.5, color=INK)
+        axes.set_title(f"{count(total)} {name}", fontsize=10.5, color=style.INK)
         axes.set(ylim=(-0.02, 1.02), xticks=[])
         axes.grid(axis="x", visible=False)
     panels[0].set_ylabel("confidence")
     drawing.supxlabel("samples, in order of confidence", fontsize=10.5)
     width = float(np.mean(chosen.upper - chosen.lower))
-    return to_svg(
+    return style.to_svg(
         drawing,
         "intervals",
         f"Confidence intervals {place(facts)}",
@@ -263,7 +229,7 @@ def _bars(
         upper[order], edges, baseline=lower[order], fill=True, color=colour, alpha=0.5, linewidth=0
     )
     if middle is not None:
-        axes.scatter(x, middle[order], s=4, color=INK, linewidths=0, zorder=3)
+        axes.scatter(x, middle[order], s=4, color=style.INK, linewidths=0, zorder=3)
     axes.set_xlim(-0.5, len(order) - 0.5)
 
 
@@ -271,9 +237,11 @@ def _radius_axis(axes: Axes, facts: Facts, label: str) -> None:
     """The radius below, the metric at the side, a line at the radius the page is about."""
     last = float(facts.dense.radius[-1])
     norm = facts.provenance.norm
-    axes.set(xlabel="radius" if norm is None else f"radius ({plain_text(norm)} norm)", ylabel=label)
+    axes.set(
+        xlabel="radius" if norm is None else f"radius ({style.plain_text(norm)} norm)", ylabel=label
+    )
     axes.set_xlim(0, last)
-    axes.axvline(facts.radius, color=GRID, linewidth=5, zorder=0)
+    axes.axvline(facts.radius, color=style.GRID, linewidth=5, zorder=0)
 
 
 def _top(*curves: NDArray[np.float64]) -> float:
@@ -295,12 +263,12 @@ def _trend(
 
 def _risk(facts: Facts, further: Further) -> str:
     """Worst-case share of errors among the accepted, against the share of samples accepted there."""
-    drawing = figure(3.0)
+    drawing = style.figure(3.0)
     axes = drawing.subplots()
     tops = [0.01]
     for curve, name, colour, line in (
-        (further.plain_risk, "without attack", CLEAN, DASHED),
-        (further.risk, "worst case, exact", WORST, "-"),
+        (further.plain_risk, "without attack", style.CLEAN, style.DASHED),
+        (further.risk, "worst case, exact", style.WORST, "-"),
     ):
         if curve is None:
             continue
@@ -310,15 +278,15 @@ def _risk(facts: Facts, further: Further) -> str:
         axes.plot(x, y, color=colour, linestyle=line, label=name)
         tops.append(float(y[x > 0.02].max(initial=0.01)))
     overall = further.risk.constant
-    axes.axhline(overall, label="accept at random", **LEVEL)
+    axes.axhline(overall, label="accept at random", **style.LEVEL)
     axes.set(xlabel="share of certified samples accepted", ylabel="wrong among the accepted")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, min(1.02, 1.1 * max([*tops, overall])))
-    percents(axes.xaxis, axes.yaxis)
-    legend(drawing, axes, columns=2)
+    style.percents(axes.xaxis, axes.yaxis)
+    style.legend(drawing, axes, columns=2)
     plain = further.plain_risk
     beside = "" if plain is None else f" and {fixed(plain.aurc)} without attack"
-    return to_svg(
+    return style.to_svg(
         drawing,
         "risk",
         f"Risk against coverage {place(facts)}",
@@ -329,56 +297,33 @@ def _risk(facts: Facts, further: Further) -> str:
 
 
 def _gain(facts: Facts, gain: Gain) -> str:
-    drawing = figure(4.9)
+    drawing = style.figure(4.9)
     top, bottom = drawing.subplots(2, 1, sharex=True)
     curve, report = gain.curve, gain.report
-    for axes, certified, plain, before, after in (
-        (
-            top,
-            curve.certified_brier,
-            curve.brier,
-            report.before.certified_brier,
-            report.after.certified_brier,
-        ),
-        (
-            bottom,
-            curve.certified_ece,
-            curve.ece,
-            report.before.certified_ece,
-            report.after.certified_ece,
-        ),
-    ):
-        order = np.argsort(curve.resolution, kind="stable")
-        x = curve.resolution[order]
-        axes.plot(x, certified[order], color=WORST, marker=".", label="worst case, exact")
-        axes.plot(x, plain[order], color=CLEAN, linestyle=DASHED, label="without attack")
-        axes.scatter(
-            [report.before.resolution],
-            [before],
-            color=WORST,
-            marker="D",
-            zorder=3,
-            label="as it is",
+    was, now = report.before, report.after
+    order = np.argsort(curve.resolution, kind="stable")
+    x = curve.resolution[order]
+    looks: dict[str, Any] = {"color": style.WORST}
+    for axes, name in ((top, "brier"), (bottom, "ece")):
+        certified, plain = getattr(curve, f"certified_{name}"), getattr(curve, name)
+        before, after = (getattr(scores, f"certified_{name}") for scores in (was, now))
+        axes.plot(x, certified[order], marker=".", label="worst case, exact", **looks)
+        axes.plot(
+            x, plain[order], color=style.CLEAN, linestyle=style.DASHED, label="without attack"
         )
-        axes.scatter(
-            [report.after.resolution],
-            [after],
-            color=WORST,
-            marker="s",
-            edgecolors=MUTED,
-            zorder=4,
-            label="recalibrated",
-        )
+        axes.scatter([was.resolution], [before], marker="D", zorder=3, label="as it is", **looks)
+        looks_now = {**looks, "edgecolors": style.MUTED, "zorder": 4}
+        axes.scatter([now.resolution], [after], marker="s", label="recalibrated", **looks_now)
         axes.set_ylim(0, 1.15 * max(float(certified.max()), before, after))
-    top.axhline(curve.constant_brier, label="constant confidence", **LEVEL)
+    top.axhline(curve.constant_brier, label="constant confidence", **style.LEVEL)
     top.set_ylabel("Brier score")
     bottom.set(xlabel="resolution: what the confidences still tell", ylabel="calibration error")
-    percents(bottom.yaxis)
+    style.percents(bottom.yaxis)
     bottom.set_xlim(left=0)
     bottom.locator_params(axis="x", nbins=5)
-    legend(drawing, top, columns=2)
+    style.legend(drawing, top, columns=2)
     drawing.align_ylabels()
-    return to_svg(
+    return style.to_svg(
         drawing,
         "gain",
         f"Recalibration {place(facts)}",

@@ -11,32 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _claims
-from certcal_ext.report import words
-from certcal_ext.report.style import (
-    CLEAN,
-    CONSTANT,
-    FIFTH,
-    FOURTH,
-    GRID,
-    INK,
-    WORST,
-    figure,
-    percents,
-    plain_text,
-    to_svg,
-)
+from certcal_ext.report import style, words
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.certificates import Certificates
 
 MOST = 6  # models that a drawing can tell apart
 _LOOKS: tuple[tuple[str, Any], ...] = (
-    (CLEAN, "-"),
-    (WORST, (0, (5, 1.5))),
-    (CONSTANT, (0, (1.2, 1.4))),
-    (FOURTH, (0, (6, 1.5, 1.2, 1.5))),
-    (FIFTH, (0, (2.5, 1.2))),
-    (INK, (0, (8, 1.5, 1.2, 1.5, 1.2, 1.5))),
+    (style.CLEAN, "-"),
+    (style.WORST, (0, (5, 1.5))),
+    (style.CONSTANT, (0, (1.2, 1.4))),
+    (style.FOURTH, (0, (6, 1.5, 1.2, 1.5))),
+    (style.FIFTH, (0, (2.5, 1.2))),
+    (style.INK, (0, (8, 1.5, 1.2, 1.5, 1.2, 1.5))),
 )
 _DENSE = 33
 _NARROW = 18  # letters of a name with another one beside it
@@ -147,10 +134,10 @@ def gather_models(
 
 
 def draw_models(models: Models) -> str | None:
-    """Certified ECE over all samples and certified accuracy by radius, a line a model, inside ``style.style()``."""
+    """Certified ECE over all samples and certified accuracy by radius, a line a model, inside ``style.settings()``."""
     if len(models.grid) < 2:
         return None
-    drawing = figure(5.2)
+    drawing = style.figure(5.2)
     top, bottom = drawing.subplots(2, 1, sharex=True)
     lines = []
     for name, (colour, dashes) in zip(models.ece, _LOOKS, strict=False):
@@ -162,9 +149,9 @@ def draw_models(models: Models) -> str | None:
     bottom.set(ylabel="certified accuracy", xlabel="radius", ylim=(0, 1.02))
     for axes in (top, bottom):
         axes.set_xlim(0, float(models.grid[-1]))
-        axes.axvline(models.radius, color=GRID, linewidth=5, zorder=0)
-        percents(axes.yaxis)
-    names = [plain_text(words.shortened(name, 44)) for name in models.ece]
+        axes.axvline(models.radius, color=style.GRID, linewidth=5, zorder=0)
+        style.percents(axes.yaxis)
+    names = [style.plain_text(words.shortened(name, 44)) for name in models.ece]
     columns = 2 if max(map(len, names)) <= _NARROW else 1
     drawing.legend(lines, names, loc="outside upper left", ncols=columns)
     drawing.align_ylabels()
@@ -173,7 +160,7 @@ def draw_models(models: Models) -> str | None:
         f"{_claims.share(round(row.accuracy * models.total), models.total)}"
         for row in models.rows
     )
-    return to_svg(
+    return style.to_svg(
         drawing,
         "models",
         "Models by radius",

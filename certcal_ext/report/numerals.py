@@ -196,14 +196,10 @@ def gain_rows(facts: Facts) -> list[list[str]]:
             ]
         )
     nothing = _claims.fixed(float("nan"))
-    constant = [_claims.at_most(report.constant_brier), nothing, _claims.fixed(0.0, 3)]
-    constant += [
-        _claims.fixed(report.constant_brier),
-        nothing,
-        _claims.fixed(0.0),
-        _claims.fixed(0.5, 3),
-    ]
-    return [*rows, ["a constant confidence, their accuracy", *constant]]
+    constant, zero = report.constant_brier, _claims.fixed(0.0)
+    cells = [_claims.at_most(constant), nothing, _claims.fixed(0.0, 3), _claims.fixed(constant)]
+    cells += [nothing, zero, _claims.fixed(0.5, 3)]
+    return [*rows, ["a constant confidence, their accuracy", *cells]]
 
 
 MODEL_COLUMNS = (

@@ -72,10 +72,7 @@ def render_report(
 
 
 def write_report(
-    certificates: Certificates,
-    path: str | Path,
-    options: PageOptions | None = None,
-    **changes: Any,
+    certificates: Certificates, path: str | Path, options: PageOptions | None = None, **changes: Any
 ) -> Path:
     """Writes the report; aside first, then renamed, so that no half page is ever left.
 

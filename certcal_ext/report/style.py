@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from certcal_ext.report.words import visible
 
 if TYPE_CHECKING:
@@ -23,20 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-INK, MUTED, GRID, CARD = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
-CLEAN, WORST, CONSTANT = "#0a0b05", "#0a0b06", "#0a0b07"
-FOURTH, FIFTH = "#0a0b08", "#0a0b09"  # further models beside each other
-_VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    CARD: "--card",
-    CLEAN: "--clean",
-    WORST: "--worst",
-    CONSTANT: "--constant",
-    FOURTH: "--fourth",
-    FIFTH: "--fifth",
-}
+_ROLES = ("ink", "muted", "grid", "card", "clean", "worst", "constant", "fourth", "fifth")
+_VARIABLES = {f"#0a0b{number:02}": f"--{role}" for number, role in enumerate(_ROLES, 1)}
+INK, MUTED, GRID, CARD, CLEAN, WORST, CONSTANT, FOURTH, FIFTH = _VARIABLES
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # words stay words: read aloud, searched, in the page's own font
     "svg.hashsalt": "certcal",
@@ -77,7 +69,7 @@ WIDTH = 4.6  # inches of 72 units: about the width of a phone, so that words sta
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def settings() -> Iterator[None]:
     """Matplotlib settings of the report's drawings; the caller's own come back afterwards.
 
     Raises:
@@ -128,11 +120,27 @@ def diagonal(axes: Axes) -> None:
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
 
 
+def reliability_axes(drawing: Figure) -> tuple[Axes, Axes]:
+    """Axes for the accuracy against the confidence, and below for how many samples there are."""
+    top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+    diagonal(top)
+    top.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.04), ylabel="share of right predictions")
+    bottom.set(xlabel="confidence", ylabel="samples")
+    percents(bottom.yaxis)
+    return top, bottom
+
+
+def histogram(axes: Axes, edges: NDArray[Any], shares: NDArray[Any], colour: str) -> None:
+    """Bars between the edges of bins."""
+    widths = np.diff(edges)
+    axes.bar(edges[:-1], shares, width=widths, align="edge", color=colour, alpha=0.75)
+
+
 def to_svg(drawing: Figure, name: str, title: str, description: str) -> str:
     """The drawing as an ``<svg>`` element for a page.
 
     Args:
-        drawing: the drawing, made inside ``style()``.
+        drawing: the drawing, made inside ``settings()``.
         name: prefix of the ids inside, unique on the page, letters and hyphens.
         title: short name, read aloud by screen readers.
         description: what there is to see, in words with the main numbers.

@@ -6,21 +6,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext._images import Samples
 from certcal_ext._progress import Report
 from certcal_ext.distributed import Group
-from certcal_ext.runs.folder import WorkFolder
-from certcal_ext.runs.shards import Counted, Total
-from certcal_ext.runs.units import Layout, Request, Unit, units_of
-from certcal_ext.smoothing.sampling import Sampler
+from certcal_ext.runs.folder import WorkFolder, array_digest
+from certcal_ext.runs.shards import Total
+from certcal_ext.runs.units import Layout, Unit, units_of
+from certcal_ext.smoothing.draws import ModelDraws, Request, group_size
+from certcal_ext.smoothing.sampling import Counts
 
 if TYPE_CHECKING:
-    import torch
-
     from certcal_ext.smoothing.classifier import SmoothedClassifier
 
 #: Work of a unit: what a killed process loses at most.
@@ -33,50 +33,46 @@ class UnitSampler:
 
     Args:
         smooth: the classifier; its model is in evaluation mode.
+        samples: whose draws are asked for.
         batch_size: most noisy images in one forward pass.
         on_draws: called with the number of draws of each pass.
     """
 
     def __init__(
-        self, smooth: SmoothedClassifier, batch_size: int, on_draws: Callable[[int], None]
+        self,
+        smooth: SmoothedClassifier,
+        samples: Samples,
+        batch_size: int,
+        on_draws: Callable[[int], None],
     ) -> None:
-        named = (smooth.model, smooth.num_classes, smooth.sigma, smooth.seed)
-        self._sampler, self._batch_size = Sampler(*named, batch_size, on_draws), batch_size
+        self.samples, self._sampler = samples, smooth.sampler(batch_size, on_draws)
+        self._draws = ModelDraws(self._sampler, samples.images, samples.ids)
+        self.num_classes = smooth.num_classes
 
-    def counted(
-        self, images: torch.Tensor, ids: NDArray[np.int64], request: Request, unit: Unit
-    ) -> Counted:
+    def counts(self, request: Request, unit: Unit) -> Counts:
         """Takes the draws of a unit, with the samples handed to the model in the request's groups."""
-        parts = []
-        for row in range(unit.row, unit.row_end, request.group):
-            some = slice(row, min(row + request.group, unit.row_end))
-            rows, draws = request.rows[some], unit.draw_end - unit.draw
-            scores = () if request.classes is None else (request.classes[some], request.bins)
-            found = self._sampler.gather(images[rows], ids[rows], unit.draw, draws, *scores)
-            parts.append(Counted(found.counts, found.histogram, found.sums))
-        return Counted.joined(parts)
+        return self._draws.take(unit.of(request))
 
-    def measured(
-        self, images: torch.Tensor, ids: NDArray[np.int64], draws: int, unit_draws: int | None
-    ) -> Layout:
+    def measured(self, draws: int, unit_draws: int | None) -> Layout:
         """How large passes are here, and units that take some seconds; the draws of the measurement are not kept."""
-        size = self._sampler.images_of_a_pass(images[:1])
+        image, ids = self.samples.images[:1], self.samples.ids[:1]
+        size, most = self._sampler.images_of_a_pass(image), self._sampler.largest_batch
         if unit_draws is not None:
-            return Layout(unit_draws, size, self._batch_size)
-        taken = min(size, draws)
-        self._sampler.gather(images[:1], ids[:1], 0, taken)  # warms up
+            return Layout(unit_draws, size, most)
+        probe = min(size, draws)
+        self._sampler.gather(image, ids, 0, probe)  # warms up
         for _ in range(_MOST_PROBES):
             started = time.perf_counter()
-            self._sampler.gather(images[:1], ids[:1], 0, taken)
+            self._sampler.gather(image, ids, 0, probe)
             spent = time.perf_counter() - started
-            if spent > _PROBE_SECONDS or taken == draws:
+            if spent > _PROBE_SECONDS or probe == draws:
                 break
-            taken = min(4 * taken, draws)
-        return Layout(max(1, math.ceil(_UNIT_SECONDS * taken / spent)), size, self._batch_size)
+            probe = min(4 * probe, draws)
+        return Layout(max(1, math.ceil(_UNIT_SECONDS * probe / spent)), size, most)
 
 
 class Drawing:
-    """All processes of a run. The first one asks; the others serve until it has finished.
+    """All processes of a run: the ``Draws`` of its journey. The first one asks; the others serve until it has finished.
 
     Undone units are dealt out one by one to whoever is free, by a counter that all processes share. What counts in the end
     is read back from the disk: the same bytes that a later process would go on from.
@@ -85,9 +81,6 @@ class Drawing:
         group: the processes.
         folder: of the run.
         sampler: of this process.
-        images: (N, ...) float32.
-        ids: (N,) the samples' numbers.
-        classes: K.
         show: called with the draws done and ``expected``; of the first process only.
         expected: draws of all requests.
     """
@@ -97,23 +90,24 @@ class Drawing:
         group: Group,
         folder: WorkFolder,
         sampler: UnitSampler,
-        images: torch.Tensor,
-        ids: NDArray[np.int64],
-        classes: int,
         show: Report | None = None,
         expected: int = 0,
     ) -> None:
+        self.num_classes, self.batch_size = sampler.num_classes, folder.manifest.layout.batch_size
         self._group, self._folder, self._sampler = group, folder, sampler
-        self._images, self._ids, self._classes = images, ids, classes
         self._show, self._expected = show, expected
         self._orders = self._known = self._own = 0
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._sampler.samples)
 
     def on_draws(self, draws: int) -> None:
         """A pass of this process is done."""
         self._own += draws
         self._report(self._known + self._own)
 
-    def answer(self, request: Request) -> Counted:
+    def take(self, request: Request) -> Counts:
         """The counts of a request: from shards, and drawn where there are none. Called by the first process.
 
         Raises:
@@ -123,30 +117,43 @@ class Drawing:
         """
         folder = self._folder
         units = units_of(request, folder.manifest.layout)
-        total = Total(request, units, self._classes)
+        total = Total(request, units, self.num_classes)
         folder.look()
         folder.require_no_others(request, units)
         undone = []
         for unit in units:
-            counted = folder.read(request, unit)
-            if counted is None:
+            counts = folder.read(request, unit)
+            if counts is None:
                 undone.append(unit)
                 continue
-            total.add(unit, counted)
+            total.add(unit, counts)
             self._known = self._group.added("draws", unit.images)
         if undone:
             self._group.told((request, undone))
             self._work(request, undone)
             folder.look()
         for unit in undone:
-            counted = folder.read(request, unit)
-            if counted is None:
+            counts = folder.read(request, unit)
+            if counts is None:
                 raise ValueError(
                     f"work: the shard {request.name}.{unit}, which was just written, cannot be read again"
                 )
-            total.add(unit, counted)
+            total.add(unit, counts)
         self._report(self._group.added("draws", 0))
-        return total.counted()
+        return total.counts()
+
+    def votes(self, rows: Any, first_draw: Any, draws: int) -> NDArray[np.int64]:
+        """As ``Draws``, from one first draw on for all.
+
+        What is asked for follows from the votes alone, so a resumed run asks for the same and finds its shards; only the
+        first process plans, so it does not matter whether another would come to the same plan in the last bit.
+        """
+        where = np.ascontiguousarray(rows, np.int64)
+        if not where.size or not draws:
+            return np.zeros((where.size, self.num_classes), np.int64)
+        name = f"votes-{array_digest(where)[:12]}-{first_draw}-{draws}"
+        group = group_size(self.batch_size, draws)
+        return self.take(Request(name, where, int(first_draw), int(draws), group)).votes
 
     def serve(self) -> None:
         """Works on what the first process asks for, until it has finished."""
@@ -163,8 +170,7 @@ class Drawing:
             self._group.require_all_well()
             unit = undone[place]
             self._own = 0
-            counted = self._sampler.counted(self._images, self._ids, request, unit)
-            self._folder.write(request, unit, counted)
+            self._folder.write(request, unit, self._sampler.counts(request, unit))
             self._known = self._group.added("draws", unit.images)
             self._own = 0
         self._group.wait()

@@ -15,17 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from certcal_ext._files import replacing
 from certcal_ext.certificates.provenance import created_now
-from certcal_ext.runs.shards import (
-    SHARD_NAME,
-    Counted,
-    DamagedShard,
-    counted_of,
-    shard_bytes,
-    shard_of,
-)
-from certcal_ext.runs.units import Layout, Request, Unit
+from certcal_ext.runs.shards import SHARD_NAME, DamagedShard, counts_of, shard_bytes, shard_of
+from certcal_ext.runs.units import Layout, Unit
+from certcal_ext.smoothing.draws import Request
+from certcal_ext.smoothing.sampling import Counts
 
 MANIFEST, _LOCK = "manifest.json", "lock"
 _FORMAT = 1
@@ -112,13 +110,13 @@ class WorkFolder:
         """Whether there is no shard yet."""
         return not _shards_in(self.path)
 
-    def write(self, request: Request, unit: Unit, counted: Counted) -> None:
+    def write(self, request: Request, unit: Unit, counts: Counts) -> None:
         """Keeps what a unit's draws gave; nobody ever sees half of it.
 
         Raises:
             OSError: the disk refuses.
         """
-        name, content = shard_bytes(self._run, request, unit, counted)
+        name, content = shard_bytes(self._run, request, unit, counts)
         try:
             with replacing(self.path / name) as file:
                 file.write(content)
@@ -128,7 +126,7 @@ class WorkFolder:
                 "before it are kept, so the run can be resumed"
             ) from error
 
-    def read(self, request: Request, unit: Unit) -> Counted | None:
+    def read(self, request: Request, unit: Unit) -> Counts | None:
         """What a unit's draws gave, as of the last ``look``; None where they are still to be taken.
 
         Raises:
@@ -138,7 +136,7 @@ class WorkFolder:
             UserWarning: a damaged shard, whose draws are then taken again.
         """
         names = self._names.get(request.name, {}).get(str(unit), [])
-        found = []
+        held = []
         for name in names:
             try:
                 note, table = shard_of((self.path / name).read_bytes(), name)
@@ -148,13 +146,13 @@ class WorkFolder:
                 )
                 continue
             self._require_own(name, note, request, unit)
-            found.append(counted_of(table))
-        if len(found) > 1:
+            held.append(counts_of(table))
+        if len(held) > 1:
             raise ValueError(
                 f"work: expected one shard of {request.name}.{unit}, got {' and '.join(names)}, which "
                 "differ; remove one"
             )
-        return found[0] if found else None
+        return held[0] if held else None
 
     def _require_own(self, name: str, note: dict[str, Any], request: Request, unit: Unit) -> None:
         if note.get("run") != self._run:
@@ -299,3 +297,10 @@ def _is_ours(path: Path) -> bool:
 
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's type, shape and values, in hexadecimal."""
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

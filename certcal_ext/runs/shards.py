@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from certcal_ext.runs.units import Request, Unit
+from certcal_ext.runs.units import Unit
+from certcal_ext.smoothing.draws import Request
+from certcal_ext.smoothing.sampling import Counts
 
 _KEY = b"certcal_shard"
 _FORMAT = 1
@@ -29,45 +30,22 @@ class DamagedShard(Exception):
     """Not the bytes that were written."""
 
 
-@dataclass(frozen=True)
-class Counted:
-    """Counts of M samples; those of two sets of draws add."""
-
-    votes: NDArray[np.int64]  # (M, K)
-    histogram: NDArray[np.int64] | None = None  # (M, J) scores
-    sums: NDArray[np.int64] | None = None  # (M, 2) of scores, two words
-
-    @property
-    def scores(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Histogram and sums, or None."""
-        if self.histogram is None or self.sums is None:
-            return None
-        return self.histogram, self.sums
-
-    @classmethod
-    def joined(cls, parts: list[Counted]) -> Counted:
-        """The samples of all parts, in order."""
-        votes = np.concatenate([part.votes for part in parts])
-        scores = [part.scores for part in parts if part.scores is not None]
-        return cls(votes, *map(np.concatenate, zip(*scores, strict=True)))
-
-
-def shard_bytes(run: str, request: Request, unit: Unit, counted: Counted) -> tuple[str, bytes]:
+def shard_bytes(run: str, request: Request, unit: Unit, counts: Counts) -> tuple[str, bytes]:
     """A shard's file.
 
     Args:
         run: fingerprint of the run.
         request: that the unit is part of.
         unit: the unit.
-        counted: what its draws gave.
+        counts: what its draws gave.
 
     Returns:
         The name, which ends in the digest of the bytes, and the bytes.
     """
-    columns = {"sample": request.rows[unit.row : unit.row_end], "votes": counted.votes}
-    if counted.scores is not None:
-        histogram, sums = counted.scores
-        columns |= {"scores": histogram, "sum_high": sums[:, 0], "sum_low": sums[:, 1]}
+    columns = {"sample": request.rows[unit.row : unit.row_end], "votes": counts.votes}
+    if counts.scores is not None:
+        sums = counts.scores.sums
+        columns |= {"scores": counts.scores.counts, "sum_high": sums[:, 0], "sum_low": sums[:, 1]}
     table = pa.table({name: _column(values) for name, values in columns.items()})
     note = {"format": _FORMAT, "run": run, "request": request.digest, "unit": str(unit)}
     buffer = io.BytesIO()
@@ -92,13 +70,13 @@ def shard_of(content: bytes, name: str) -> tuple[dict[str, Any], pa.Table]:
     return note, table
 
 
-def counted_of(table: pa.Table) -> Counted:
+def counts_of(table: pa.Table) -> Counts:
     """The counts of a shard's table."""
     votes = _matrix(table["votes"])
     if "scores" not in table.schema.names:
-        return Counted(votes)
+        return Counts(votes)
     words = [table[name].to_numpy() for name in ("sum_high", "sum_low")]
-    return Counted(votes, _matrix(table["scores"]), np.stack(words, axis=1))
+    return Counts(votes, _matrix(table["scores"]), np.stack(words, axis=1))
 
 
 class Total:
@@ -112,20 +90,20 @@ class Total:
     Example:
         >>> request, unit = Request("votes", np.arange(2), 0, draws=5, group=64), Unit(0, 2, 0, 5)
         >>> total = Total(request, [unit], classes=3)
-        >>> total.add(unit, Counted(np.array([[5, 0, 0], [2, 2, 1]])))
-        >>> total.counted().votes.tolist()
+        >>> total.add(unit, Counts(np.array([[5, 0, 0], [2, 2, 1]])))
+        >>> total.counts().votes.tolist()
         [[5, 0, 0], [2, 2, 1]]
     """
 
     def __init__(self, request: Request, units: list[Unit], classes: int) -> None:
         self._request, self._open = request, set(units)
         size = len(request.rows)
-        self._sum = Counted(np.zeros((size, classes), np.int64))
+        self._sum = Counts(np.zeros((size, classes), np.int64))
         if request.classes is not None:
             words = np.zeros((size, 2), np.int64)
-            self._sum = Counted(self._sum.votes, np.zeros((size, request.bins), np.int64), words)
+            self._sum = Counts(self._sum.votes, np.zeros((size, request.bins), np.int64), words)
 
-    def add(self, unit: Unit, counted: Counted) -> None:
+    def add(self, unit: Unit, counts: Counts) -> None:
         """Adds the counts of a unit.
 
         Raises:
@@ -135,18 +113,18 @@ class Total:
         if unit not in self._open:
             raise ValueError(f"{what}: expected each unit once, and only those of the request")
         rows = slice(unit.row, unit.row_end)
-        self._require(counted.votes, self._sum.votes[rows], draws, f"{what}: votes")
+        self._require(counts.votes, self._sum.votes[rows], draws, f"{what}: votes")
         if self._sum.scores is not None:
-            if counted.scores is None:
+            if counts.scores is None:
                 raise ValueError(f"{what}: expected scores, got votes only")
-            (histogram, sums), (all_histograms, all_sums) = counted.scores, self._sum.scores
-            self._require(histogram, all_histograms[rows], draws, f"{what}: scores")
-            all_histograms[rows] += histogram
-            all_sums[rows] += sums
-        self._sum.votes[rows] += counted.votes
+            own, total = counts.scores, self._sum.scores
+            self._require(own.counts, total.counts[rows], draws, f"{what}: scores")
+            total.counts[rows] += own.counts
+            total.sums[rows] += own.sums
+        self._sum.votes[rows] += counts.votes
         self._open.remove(unit)
 
-    def counted(self) -> Counted:
+    def counts(self) -> Counts:
         """The sums.
 
         Raises:
@@ -159,8 +137,8 @@ class Total:
         return self._sum
 
     @staticmethod
-    def _require(found: NDArray[Any], place: NDArray[Any], draws: int, what: str) -> None:
-        if found.shape != place.shape or (found.sum(axis=1) != draws).any() or found.min() < 0:
+    def _require(counts: NDArray[Any], place: NDArray[Any], draws: int, what: str) -> None:
+        if counts.shape != place.shape or (counts.sum(axis=1) != draws).any() or counts.min() < 0:
             raise ValueError(f"{what}: expected {draws} in each of {len(place)} rows")
 
 

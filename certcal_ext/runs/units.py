@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Requests for draws, and the units of work that they are cut into."""
+"""The units of work that requests for draws are cut into."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
+from certcal_ext.smoothing.draws import Request
 
 #: A request is cut into so many units at least, where they do not get smaller than a twelfth of the largest: few enough
 #: files, many enough that processes end together.
@@ -34,38 +31,6 @@ class Layout:
     batch_size: int
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """The same range of draws of each of some samples.
-
-    Attributes:
-        name: of its shards.
-        rows: (M,) int64, positions of the samples in the data.
-        first_draw: number of the first draw.
-        draws: how many of each sample, at least 1.
-        group: samples that are handed to the model together.
-        classes: (M,) int64, whose softmax scores are counted too; None: votes only.
-        bins: of the scores.
-    """
-
-    name: str
-    rows: NDArray[np.int64]
-    first_draw: int
-    draws: int
-    group: int
-    classes: NDArray[np.int64] | None = None
-    bins: int = 0
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of all that says which draws these are, in hexadecimal."""
-        words = f"{self.name} {self.first_draw} {self.draws} {self.bins} {len(self.rows)}"
-        found = hashlib.sha256(words.encode())
-        for array in (self.rows, self.classes):
-            found.update(b"" if array is None else np.ascontiguousarray(array, "<i8").tobytes())
-        return found.hexdigest()
-
-
 @dataclass(frozen=True, order=True)
 class Unit:
     """A rectangle of a request: its samples ``row`` to ``row_end - 1``, draws ``draw`` to ``draw_end - 1`` of each."""
@@ -79,6 +44,10 @@ class Unit:
     def images(self) -> int:
         """Noisy images in it."""
         return (self.row_end - self.row) * (self.draw_end - self.draw)
+
+    def of(self, request: Request) -> Request:
+        """What it is of a request."""
+        return request.part(slice(self.row, self.row_end), self.draw, self.draw_end - self.draw)
 
     def __str__(self) -> str:
         """As it stands in the name of its shard."""
@@ -100,6 +69,7 @@ def units_of(request: Request, layout: Layout) -> list[Unit]:
         The units, in order.
 
     Example:
+        >>> import numpy as np
         >>> request = Request("votes", np.arange(100), first_draw=10, draws=600, group=64)
         >>> units = units_of(request, Layout(unit_draws=10**4, pass_size=200, batch_size=200))
         >>> len(units), str(units[0]), str(units[-1]), sum(unit.images for unit in units)

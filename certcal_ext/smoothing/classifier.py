@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,25 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
-from certcal_ext._images import (
-    Part,
-    checked_ids,
-    checked_images,
-    checked_labels,
-    known_size,
-    parts,
-)
+from certcal_ext._images import Samples, known_size, parts
 from certcal_ext._progress import Report, Tally, reporting
 from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.model_checks import Base, checked_allow, checked_base
-from certcal_ext.model_state import frozen, model_fingerprint
-from certcal_ext.smoothing.found import Found, Wanted, group_size, joined
+from certcal_ext.model_state import class_name, frozen, model_fingerprint
+from certcal_ext.smoothing.certify import certify, select
+from certcal_ext.smoothing.draws import ModelDraws, SelectedVotes
 from certcal_ext.smoothing.noise import MAX_DRAWS, MAX_SEED, drawn_sigma
+from certcal_ext.smoothing.plan import CertifyOptions, Plan, SampleOptions, require_stopping
 from certcal_ext.smoothing.sampling import Sampler
-from certcal_ext.smoothing.vote_source import SelectedVotes, VoteSource
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Unpack
 
     from certcal_ext.stopping.rules import Stopping
 
@@ -96,14 +91,7 @@ class SmoothedClassifier:
         n: int = 10_000,
         alpha: float = 1e-3,
         batch_size: int = 1024,
-        *,
-        confidence: str = "votes",
-        score_bins: int = 1000,
-        score_interval: str = "cdf",
-        runner_up: bool = False,
-        keep_counts: bool = False,
-        sample_ids: Any = None,
-        progress: bool | Report = False,
+        **options: Unpack[CertifyOptions],
     ) -> Certificates:
         """Certifies each image: selects a class by ``n0`` draws and bounds its confidence by ``n`` fresh ones.
 
@@ -117,14 +105,7 @@ class SmoothedClassifier:
             alpha: failure probability of one sample's certificate, all its bounds together.
             batch_size: noisy images per forward pass, at most. A matter of memory and speed only: votes do not depend on
                 it (scores do so in the last bits), and where memory runs out it is halved with a warning.
-            confidence: what is certified: "votes", the share of draws that vote for the class (Clopper-Pearson), or
-                "scores", the mean softmax score of the class, while votes still certify the prediction.
-            score_bins: J equal bins of [0, 1] that scores are counted in.
-            score_interval: how scores are bounded, see ``Certificates.from_scores``.
-            runner_up: with votes, also bound the next class, see ``Certificates.from_counts``.
-            keep_counts: with votes, keep those of all classes in the result.
-            sample_ids: (N,) numbers that name the samples in the noise and in the result; default 0, ..., N - 1.
-            progress: True shows draws done and time left; or a function of (draws done, draws in all).
+            options: what is counted, names of the samples and progress, by name: those of ``CertifyOptions``.
 
         Returns:
             :class:`Certificates`, one row a sample, abstentions included.
@@ -136,22 +117,15 @@ class SmoothedClassifier:
                 the same; a model that is random, depends on its batch or gives probabilities, unless that is allowed.
 
         Warns:
-            UserWarning: more abstentions than certificates (with the best radius this n and alpha could ever give), or
-                images outside [0, 1].
+            UserWarning: more abstentions than certificates (with the best radius this n and alpha could ever give),
+                images outside [0, 1], or selected classes of 30 samples or more that are as right as guesses.
         """
-        wanted = Wanted(
-            n0,
-            n,
-            alpha,
-            batch_size,
-            confidence,
-            score_bins,
-            score_interval,
-            runner_up,
-            keep_counts,
+        _check.options("certify", options, CertifyOptions)
+        plan = Plan.of(n0, n, alpha, options)
+        data = parts(images, labels, options.get("sample_ids"), self.num_classes)
+        return self._certified(
+            data, known_size(images), plan, batch_size, options.get("progress", False)
         )
-        found, base = self._gather(images, labels, wanted, sample_ids, progress)
-        return self.signed(found.certificates(self.sigma, wanted), n0, base)
 
     def certify_adaptive(
         self,
@@ -161,9 +135,7 @@ class SmoothedClassifier:
         n0: int = 100,
         alpha: float = 1e-3,
         batch_size: int = 1024,
-        *,
-        sample_ids: Any = None,
-        progress: bool | Report = False,
+        **options: Unpack[SampleOptions],
     ) -> Certificates:
         """Certifies by votes with as many draws for each sample as the metrics asked for need.
 
@@ -177,8 +149,7 @@ class SmoothedClassifier:
             n0: draws that select the class of a sample; they are not used again.
             alpha: failure probability of one sample's interval, all looks together.
             batch_size: noisy images per forward pass, at most, as in :meth:`certify`.
-            sample_ids: (N,) numbers that name the samples; default 0, ..., N - 1.
-            progress: True shows draws done; or a function of (draws done, draws planned).
+            options: names of the samples and progress, by name: those of ``SampleOptions``.
 
         Returns:
             :class:`Certificates`, one row a sample.
@@ -201,28 +172,56 @@ class SmoothedClassifier:
             >>> bool((certificates.table["n"].to_numpy() <= 1900).all())
             True
         """
-        from certcal_ext.stopping.adaptive import run_adaptive
-        from certcal_ext.stopping.rules import Stopping
+        _check.options("certify_adaptive", options, SampleOptions)
+        require_stopping(stopping)
+        plan = Plan(n0, stopping.n_max, alpha, stopping=stopping)
+        samples = Samples.of(images, labels, options.get("sample_ids"), self.num_classes)
+        progress = options.get("progress", False)
+        return self._certified([samples], len(samples), plan, batch_size, progress)
 
-        if not isinstance(stopping, Stopping):
-            raise TypeError(f"stopping: expected a Stopping, got {type(stopping).__name__}")
-        _check.failure_probability("alpha", alpha)
-        chosen = self.selecting(images, labels, n0, batch_size, sample_ids=sample_ids)
-        with chosen as selected:
-            right = None if selected.labels is None else selected.labels == selected.classes
-            result = run_adaptive(
-                selected.source,
-                right,
-                self.sigma,
-                alpha,
-                stopping,
-                first_draw=int(n0),
-                progress=progress,
-            )
-        certificates = Certificates.from_adaptive(
-            result, selected.classes, selected.labels, index=selected.ids
-        )
-        return self.signed(certificates, n0, selected.base)
+    def _certified(
+        self,
+        data: Iterable[Samples],
+        size: int | None,
+        plan: Plan,
+        batch_size: int,
+        progress: bool | Report,
+    ) -> Certificates:
+        """The journey in this process, over samples that come in parts."""
+        _check.whole_number("batch_size", batch_size, 1)
+        fixed, base = plan.stopping is None, None
+        with (
+            reporting(progress if fixed else False, "certifying", "draws") as report,
+            frozen(self.model),
+        ):
+            tally = Tally(None if size is None else size * (plan.n0 + plan.n), report)
+            sampler = self.sampler(batch_size, tally.add)
+
+            def drawn() -> Iterator[tuple[ModelDraws, Samples]]:
+                nonlocal base
+                for samples in data:
+                    base = base or self.checked(
+                        samples.images, scores=plan.bins is not None, batch_size=batch_size
+                    )
+                    yield ModelDraws(sampler, samples.images, samples.ids), samples
+
+            certificates = certify(drawn(), plan, self.sigma, progress)
+        assert base is not None  # it was looked at before the first draw
+        return self.signed(certificates, plan.n0, base)
+
+    def sampler(
+        self, batch_size: int, on_draws: Callable[[int], None] = lambda draws: None
+    ) -> Sampler:
+        """What takes draws of this classifier, inside ``frozen``.
+
+        Args:
+            batch_size: most noisy images in a forward pass.
+            on_draws: called with the number of draws of each pass.
+
+        Returns:
+            ``Sampler``.
+        """
+        return Sampler(self.model, self.num_classes, self.sigma, self.seed, batch_size, on_draws)
 
     def checked(
         self, images: torch.Tensor, *, scores: bool = False, batch_size: int = 1024
@@ -267,36 +266,9 @@ class SmoothedClassifier:
             model_hash=model_fingerprint(self.model),
             precision=base.precision,
             torch_version=str(_require_torch().__version__),
-            source=type(self.model).__qualname__,
+            source=class_name(self.model),
             notes=(*certificates.provenance.notes, *base.notes),
         )
-
-    def _gather(
-        self,
-        images: Any,
-        labels: Any,
-        wanted: Wanted,
-        sample_ids: Any,
-        progress: bool | Report,
-    ) -> tuple[Found, Base]:
-        """All that certificates are made from, and what the model is."""
-        n0, n = wanted.n0, wanted.n
-        group = group_size(wanted.batch_size, min(n0, n))
-        with reporting(progress, "certifying", "draws") as report, frozen(self.model):
-            size = known_size(images)
-            tally = Tally(None if size is None else size * (n0 + n), report)
-            sampler = Sampler(
-                self.model, self.num_classes, self.sigma, self.seed, wanted.batch_size, tally.add
-            )
-            found, base = [], None
-            for part in parts(images, labels, sample_ids, self.num_classes, group):
-                if base is None:
-                    scores = wanted.bins is not None
-                    base = self.checked(part.images, scores=scores, batch_size=wanted.batch_size)
-                found.append(_of_part(sampler, part, n0, n, wanted.bins))
-        if base is None:
-            raise ValueError("images: expected at least one image, got none")
-        return joined(found), base
 
     @contextmanager
     def selecting(
@@ -333,19 +305,16 @@ class SmoothedClassifier:
             >>> votes.shape
             (2,)
         """
-        _check.whole_number("n0", n0, 1, MAX_DRAWS - 1)
         _check.whole_number("batch_size", batch_size, 1)
-        tensor = checked_images(images)
-        size = tensor.shape[0]
-        true = None if labels is None else checked_labels(labels, size, self.num_classes)
-        ids = np.arange(size) if sample_ids is None else checked_ids(sample_ids, size)
-        source = VoteSource(
-            self.model, self.num_classes, self.sigma, self.seed, tensor, ids, batch_size
-        )
+        _check.whole_number("n0", n0, 1, MAX_DRAWS - 1)
+        samples = Samples.of(images, labels, sample_ids, self.num_classes)
         with frozen(self.model):
-            base = self.checked(tensor, batch_size=batch_size)
-            classes = source.votes(np.arange(size), 0, n0).argmax(axis=1)
-            yield Selected(SelectedVotes(source, classes), classes, ids, true, base)
+            base = self.checked(samples.images, batch_size=batch_size)
+            source = ModelDraws(self.sampler(batch_size), samples.images, samples.ids)
+            classes = select(source, int(n0), int(n0))
+            yield Selected(
+                SelectedVotes(source, classes), classes, samples.ids, samples.labels, base
+            )
 
 
 @dataclass(frozen=True)
@@ -365,16 +334,6 @@ class Selected:
     ids: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     base: Base
-
-
-def _of_part(sampler: Sampler, part: Part, n0: int, n: int, score_bins: int | None) -> Found:
-    """Draws 0 to n0 - 1 select, the next n estimate: the two never mix."""
-    selected = sampler.gather(part.images, part.ids, 0, n0).counts.argmax(axis=1)
-    if score_bins is None:
-        fresh = sampler.gather(part.images, part.ids, n0, n)
-    else:
-        fresh = sampler.gather(part.images, part.ids, n0, n, selected, score_bins)
-    return Found(fresh.counts, selected, part.ids, part.labels, fresh.histogram, fresh.mean)
 
 
 def _require_torch() -> Any:

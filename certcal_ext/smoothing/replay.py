@@ -16,11 +16,13 @@ from certcal_ext.certificates.certificates import Certificates
 from certcal_ext.certificates.evidence import ends_at_level, selected_by_estimation
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.table import matrix
-from certcal_ext.model_checks import allowed_by, checked_base
+from certcal_ext.model_checks import allowed_by
 from certcal_ext.model_state import copied_for, frozen, model_fingerprint
-from certcal_ext.smoothing.found import group_size
-from certcal_ext.smoothing.sampling import Sampler
-from certcal_ext.smoothing.vote_source import VoteSource
+from certcal_ext.smoothing.certify import estimate, select
+from certcal_ext.smoothing.classifier import SmoothedClassifier
+from certcal_ext.smoothing.draws import Draws, ModelDraws, votes_of
+from certcal_ext.smoothing.plan import Plan, Scores, Votes
+from certcal_ext.stopping.rules import Stopping
 
 if TYPE_CHECKING:
     import torch
@@ -141,38 +143,34 @@ def replay(
     """
     import torch
 
-    if not isinstance(certificates, Certificates):
-        raise TypeError(f"certificates: expected Certificates, got {type(certificates).__name__}")
+    _check.instance("certificates", certificates, Certificates)
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     _check.whole_number("batch_size", batch_size, 1)
-    made = certificates.provenance
-    _require_draws(made)
-    _require_model(made, model)
+    _require_draws(certificates.provenance)
+    _require_model(certificates.provenance, model)
     pixels = checked_images(images)
-    ids = (
-        np.arange(len(pixels), dtype=np.int64)
-        if sample_ids is None
-        else checked_ids(sample_ids, len(pixels))
-    )
-    given = np.arange(len(certificates)) if rows is None else rows
-    part = certificates.select(given)
-    chosen = np.flatnonzero(given) if _check.array("rows", given).dtype == bool else given
+    ids = checked_ids(sample_ids, len(pixels))
+    picked = np.arange(len(certificates)) if rows is None else rows
+    part = certificates.select(picked)
+    if _check.array("rows", picked).dtype == bool:
+        picked = np.flatnonzero(picked)
     where = _places(part.table["index"].to_numpy(), ids)
-    found = _Comparison(part, _check.int_vector("rows", chosen))
+    comparison = _Comparison(part, _check.int_vector("rows", picked))
     if labels is not None:
-        found.compare("label", _check.int_vector("labels", labels, len(pixels))[where])
+        comparison.compare("label", _check.int_vector("labels", labels, len(pixels))[where])
     with reporting(progress, "drawing again", "draws") as report, frozen(model):
-        _require_base(made, model, pixels, batch_size)
-        drawn = _Drawn(part, model, pixels[torch.from_numpy(where)], batch_size, report)
-        drawn.compare_all(found)
-    found.compare_ends()
+        smooth = _same_classifier(part, model, pixels, batch_size)
+        sampler = smooth.sampler(batch_size, Tally(draws_of(part), report).add)
+        drawn = pixels[torch.from_numpy(where)]
+        _compare_draws(comparison, part, ModelDraws(sampler, drawn, ids[where]))
+    comparison.compare_ends()
     return Replay(
-        rows=found.rows,
+        rows=comparison.rows,
         draws=draws_of(part),
-        mismatches=tuple(sorted(found.mismatches, key=lambda one: (one.row, one.column))),
-        moved_scores=found.moved,
-        model_checked=made.model_hash is not None,
+        mismatches=tuple(sorted(comparison.mismatches, key=lambda one: (one.row, one.column))),
+        moved_scores=comparison.moved,
+        model_checked=part.provenance.model_hash is not None,
     )
 
 
@@ -182,91 +180,43 @@ def draws_of(certificates: Certificates) -> int:
     Raises:
         ValueError: certificates without draws, or without what names them.
     """
-    made = certificates.provenance
-    _require_draws(made)
-    selection = len(certificates) * cast(int, made.n0)
-    return selection + int(_planning(certificates).sum() + _drawn(certificates).sum())
+    _require_draws(certificates.provenance)
+    selection = len(certificates) * cast(int, certificates.provenance.n0)
+    return selection + int(_planning(certificates).sum() + _estimation(certificates).sum())
 
 
-class _Drawn:
-    """The draws of some rows, once more."""
+def _compare_draws(comparison: _Comparison, part: Certificates, draws: Draws) -> None:
+    """Selection, planning and estimation, in the order in which they were drawn."""
+    # Copies: torch warns of arrays that cannot be written.
+    plan, predicted = _plan_of(part), part.table["predicted"].to_numpy().copy()
+    comparison.compare("predicted", select(draws, plan.n0, plan.together))
+    if plan.stopping is None:
+        counts = estimate(draws, plan, predicted)
+        if counts.histogram is not None and counts.mean is not None:
+            stored = cast(Ints, matrix(part.table, "scores"))
+            comparison.compare_scores(stored, counts.histogram, counts.mean)
+        votes = counts.votes
+    else:
+        planning = _planning(part)
+        comparison.compare("planning_votes", votes_of(_votes(draws, plan.n0, planning), predicted))
+        votes = _votes(draws, plan.n0 + planning, _estimation(part))
+    comparison.compare("votes", votes_of(votes, predicted))
+    if plan.bins is None:
+        comparison.compare_lists("counts", votes)
 
-    def __init__(
-        self,
-        part: Certificates,
-        model: torch.nn.Module,
-        images: torch.Tensor,
-        batch_size: int,
-        report: Report | None,
-    ) -> None:
-        import torch
 
-        made = part.provenance
-        output = model(copied_for(model, images[:1]))
-        if not isinstance(output, torch.Tensor) or output.ndim != 2:
-            raise ValueError("model: expected logits as one tensor of shape (B, classes)")
-        classes, most = int(output.shape[1]), int(part.table["predicted"].to_numpy().max())
-        if most >= classes:
-            raise ValueError(
-                f"model: expected more than {most} classes, as the table has, got {classes}"
-            )
-        tally = Tally(draws_of(part), report)
-        sampler_of = (model, classes, cast(float, made.sigma), cast(int, made.seed))
-        self._ids = part.table["index"].to_numpy().copy()
-        self._source = VoteSource(*sampler_of, images, self._ids, batch_size, tally.add)
-        self._sampler = Sampler(*sampler_of, batch_size, tally.add)
-        self._images, self._part, self._batch_size = images, part, batch_size
-        self._n0 = cast(int, made.n0)
-
-    def compare_all(self, found: _Comparison) -> None:
-        """Selection, planning and estimation, in the order in which they were drawn."""
-        made, rows = self._part.provenance, np.arange(len(self._part))
-        predicted = self._part.table["predicted"].to_numpy().copy()  # torch warns of read-only ones
-        selected = self._source.votes(rows, 0, self._n0).argmax(axis=1)
-        found.compare("predicted", selected)
-        planning = _planning(self._part)
-        if made.stopping is not None:
-            found.compare("planning_votes", _of_class(self._votes(0, planning), predicted))
-        if made.kind == "scores":
-            self._compare_scores(found, predicted)
-            return
-        counts = self._votes(planning, _drawn(self._part))
-        found.compare("votes", _of_class(counts, predicted))
-        found.compare_lists("counts", counts)
-
-    def _votes(self, skipped: Ints | int, draws: Ints) -> Ints:
-        """(N, K) votes of so many draws of each row, after the selection and so many others."""
-        counts = np.zeros((len(draws), self._source.num_classes), np.int64)
-        first = np.broadcast_to(np.asarray(self._n0 + skipped), draws.shape)
-        for number in np.unique(draws):
-            same = np.flatnonzero(draws == number)
-            counts[same] = self._source.votes(same, first[same], int(number))
-        return counts
-
-    def _compare_scores(self, found: _Comparison, predicted: Ints) -> None:
-        draws = cast(int, self._part.provenance.n)
-        stored = cast(Ints, matrix(self._part.table, "scores"))
-        group = group_size(self._batch_size, draws)
-        votes, scores, means = [], [], []
-        for start in range(0, len(self._ids), group):
-            some = slice(start, start + group)
-            one = self._sampler.gather(
-                self._images[some],
-                self._ids[some],
-                self._n0,
-                draws,
-                predicted[some],
-                stored.shape[1],
-            )
-            votes.append(_of_class(one.counts, predicted[some]))
-            scores.append(cast(Ints, one.histogram))
-            means.append(cast(NDArray[np.float64], one.mean))
-        found.compare("votes", np.concatenate(votes))
-        found.compare_scores(stored, np.concatenate(scores), np.concatenate(means))
+def _votes(source: Draws, first: Ints | int, draws: Ints) -> Ints:
+    """(N, K) votes of so many draws of each row."""
+    votes = np.zeros((len(draws), source.num_classes), np.int64)
+    begin = np.broadcast_to(first, draws.shape)
+    for number in np.unique(draws):
+        same = np.flatnonzero(draws == number)
+        votes[same] = source.votes(same, begin[same], int(number))
+    return votes
 
 
 class _Comparison:
-    """Stored numbers beside found ones."""
+    """Stored numbers beside those drawn again."""
 
     def __init__(self, part: Certificates, rows: Ints) -> None:
         self._part, self.rows = part, rows
@@ -274,30 +224,30 @@ class _Comparison:
         self.mismatches: list[Mismatch] = []
         self.moved = 0
 
-    def compare(self, column: str, found: NDArray[Any]) -> None:
+    def compare(self, column: str, again: NDArray[Any]) -> None:
         """Numbers that have to be the same; rows without a stored one are passed over."""
         stored = self._part.table[column]
         held = ~stored.is_null().to_numpy()
         values = stored.fill_null(0).to_numpy()
-        for at in np.flatnonzero(held & (values != found)):
-            self._note(int(at), column, values[at], found[at])
+        for at in np.flatnonzero(held & (values != again)):
+            self._note(int(at), column, values[at], again[at])
 
-    def compare_lists(self, column: str, found: Ints) -> None:
+    def compare_lists(self, column: str, again: Ints) -> None:
         """Lists that have to be the same, where there are any."""
         stored = matrix(self._part.table, column)
         if stored is None:
             return
-        if stored.shape != found.shape:
+        if stored.shape != again.shape:
             raise ValueError(
-                f"model: expected {stored.shape[1]} classes, as the table has, got {found.shape[1]}"
+                f"model: expected {stored.shape[1]} classes, as the table has, got {again.shape[1]}"
             )
-        for at in np.flatnonzero((stored != found).any(axis=1)):
-            self._note(int(at), column, stored[at].tolist(), found[at].tolist())
+        for at in np.flatnonzero((stored != again).any(axis=1)):
+            self._note(int(at), column, stored[at].tolist(), again[at].tolist())
 
-    def compare_scores(self, stored: Ints, found: Ints, means: NDArray[np.float64]) -> None:
+    def compare_scores(self, stored: Ints, again: Ints, means: NDArray[np.float64]) -> None:
         """Histograms up to a few draws that moved to the bin beside, and means."""
         # A draw that moves by one bin changes one cumulated count by one; by more bins, as many of them.
-        moved = np.abs(np.cumsum(stored - found, axis=1)).sum(axis=1)
+        moved = np.abs(np.cumsum(stored - again, axis=1)).sum(axis=1)
         allowed = np.maximum(1, np.floor(MOST_MOVED * stored.sum(axis=1)))
         for at in np.flatnonzero(moved > allowed):
             self._note(int(at), "scores", "a histogram", f"one that differs in {moved[at]} draws")
@@ -308,10 +258,10 @@ class _Comparison:
 
     def compare_ends(self) -> None:
         """What follows from the stored numbers, bit for bit."""
-        made, table = self._part.provenance, self._part.table
-        if made.kind == "votes":
+        source, table = self._part.provenance, self._part.table
+        if source.kind == "votes":
             self.compare("confidence", table["votes"].to_numpy() / table["n"].to_numpy())
-        ends = ends_at_level(table, made, cast(float, made.alpha))
+        ends = ends_at_level(table, source, cast(float, source.alpha))
         if ends is None:  # such a table has all that they need
             raise ValueError("certificates: expected the draws of every row")
         for name, column in _ENDS.items():
@@ -319,48 +269,70 @@ class _Comparison:
             if values is not None:
                 self.compare(column, values)
 
-    def _note(self, at: int, column: str, stored: Any, found: Any) -> None:
+    def _note(self, at: int, column: str, stored: Any, again: Any) -> None:
         self.mismatches.append(
-            Mismatch(int(self.rows[at]), int(self._index[at]), column, str(stored), str(found))
+            Mismatch(int(self.rows[at]), int(self._index[at]), column, str(stored), str(again))
         )
 
 
-def _require_draws(made: Provenance) -> None:
-    if made.kind not in ("votes", "scores"):
-        raise ValueError(f"certificates: {made.kind} hold no draws, so none can be taken again")
-    missing = [name for name in ("seed", "n0") if getattr(made, name) is None]
-    if missing or selected_by_estimation(made):
+def _require_draws(source: Provenance) -> None:
+    if source.kind not in ("votes", "scores"):
+        raise ValueError(f"certificates: {source.kind} hold no draws, so none can be taken again")
+    missing = [name for name in ("seed", "n0") if getattr(source, name) is None]
+    if missing or selected_by_estimation(source):
         raise ValueError(
             f"certificates: the table does not say {' and '.join(missing) or 'n0'}, so its draws "
             "cannot be taken again; tables of certcal certify do"
         )
 
 
-def _require_model(made: Provenance, model: torch.nn.Module) -> None:
-    found = model_fingerprint(model)
-    if made.model_hash not in (None, found):
+def _require_model(source: Provenance, model: torch.nn.Module) -> None:
+    digest = model_fingerprint(model)
+    if source.model_hash not in (None, digest):
         raise ValueError(
-            f"model: expected the one that made the table (hash {str(made.model_hash)[:12]}, "
-            f"{made.precision}), got another ({found[:12]}): other weights, precision or class"
+            f"model: expected the one that made the table (hash {str(source.model_hash)[:12]}, "
+            f"{source.precision}), got another ({digest[:12]}): other weights, precision or class"
         )
 
 
-def _require_base(
-    made: Provenance, model: torch.nn.Module, images: torch.Tensor, batch_size: int
-) -> None:
-    """That draws can be taken again at all, and in the format in which they were."""
-    allowed = allowed_by(made.notes)
+def _same_classifier(
+    part: Certificates, model: torch.nn.Module, images: torch.Tensor, batch_size: int
+) -> SmoothedClassifier:
+    """The classifier whose draws the table holds: one whose draws can be taken again, in the format in which they were."""
+    source = part.provenance
+    allowed = allowed_by(source.notes)
     if "random" in allowed:
         raise ValueError("certificates: of a random model, whose draws cannot be taken again")
-    scores, sigma = made.kind == "scores", cast(float, made.sigma)
-    base = checked_base(model, images, sigma, scores=scores, allow=allowed, batch_size=batch_size)
+    output = model(copied_for(model, images[:1]))
+    if not hasattr(output, "ndim") or output.ndim != 2:
+        raise ValueError("model: expected logits as one tensor of shape (B, classes)")
+    classes, most = int(output.shape[1]), int(part.table["predicted"].to_numpy().max())
+    if most >= classes:
+        raise ValueError(
+            f"model: expected more than {most} classes, as the table has, got {classes}"
+        )
+    sigma, seed = cast(float, source.sigma), cast(int, source.seed)
+    smooth = SmoothedClassifier(model, classes, sigma, seed, allow=allowed)
+    base = smooth.checked(images, scores=source.kind == "scores", batch_size=batch_size)
     # Tables of before 0.2 name the formats of the weights, joined where there are several.
-    stored = made.precision
+    stored = source.precision
     if stored not in (None, base.precision) and base.precision not in str(stored).split("+"):
         raise ValueError(
             f"model: expected it to compute in {stored}, as for the table, got {base.precision}: under "
             "torch.autocast then and not now, or the other way round?"
         )
+    return smooth
+
+
+def _plan_of(part: Certificates) -> Plan:
+    """The plan that a table was made by."""
+    source = part.provenance
+    stopping = None if source.stopping is None else Stopping.from_json(source.stopping)
+    n0, n, alpha = cast(int, source.n0), cast(int, source.n), cast(float, source.alpha)
+    if source.kind == "scores":
+        bins = cast(Ints, matrix(part.table, "scores")).shape[1]
+        return Plan(n0, n, alpha, Scores(bins, str(source.interval)))
+    return Plan(n0, n, alpha, Votes(), stopping)
 
 
 def _places(wanted: Ints, ids: Ints) -> Ints:
@@ -377,22 +349,15 @@ def _places(wanted: Ints, ids: Ints) -> Ints:
 
 def _planning(certificates: Certificates) -> Ints:
     """(N,) planning draws; tables from before there were stages have the same number in every row."""
-    from certcal_ext.stopping.rules import Stopping
-
-    made = certificates.provenance
-    every = 0 if made.stopping is None else Stopping.from_json(made.stopping).planning
-    drawn: Ints = certificates.table["planning_draws"].fill_null(every).to_numpy()
-    return drawn
+    rules = certificates.provenance.stopping
+    every = 0 if rules is None else Stopping.from_json(rules).planning
+    draws: Ints = certificates.table["planning_draws"].fill_null(every).to_numpy()
+    return draws
 
 
-def _drawn(certificates: Certificates) -> Ints:
+def _estimation(certificates: Certificates) -> Ints:
     """(N,) estimation draws; the table says 1 where a row stopped before its first."""
-    drawn: Ints = certificates.table["n"].to_numpy()
+    draws: Ints = certificates.table["n"].to_numpy()
     if certificates.provenance.stopping is None:
-        return drawn
-    return np.where(certificates.table["look"].to_numpy() < 0, 0, drawn)
-
-
-def _of_class(counts: Ints, classes: Ints) -> Ints:
-    result: Ints = counts[np.arange(len(counts)), classes]
-    return result
+        return draws
+    return np.where(certificates.table["look"].to_numpy() < 0, 0, draws)

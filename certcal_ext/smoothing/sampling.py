@@ -42,21 +42,42 @@ _CACHED_BYTES, _FEWEST_IMAGES = 3 * 2**20, 32
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """What the draws of N samples gave.
+class Counts:
+    """What the draws of N samples gave; those of two sets of draws add.
 
     Attributes:
-        counts: (N, K) int64 votes.
+        votes: (N, K) int64.
         histogram: (N, J) int64, how many draws had the softmax score of the sample's class in each of J equal bins of
             [0, 1] (the last with 1); None where no scores were asked for.
-        mean: (N,) mean of these scores, right to 2^-50; None likewise.
-        sums: (N, 2) int64, their sum in two words, which add over draws, see ``ScoreHistogram``; None likewise.
+        sums: (N, 2) int64, the sum of these scores in two words, see ``ScoreHistogram``; None likewise.
     """
 
-    counts: NDArray[np.int64]
+    votes: NDArray[np.int64]
     histogram: NDArray[np.int64] | None = None
-    mean: NDArray[np.float64] | None = None
     sums: NDArray[np.int64] | None = None
+
+    @property
+    def scores(self) -> ScoreHistogram | None:
+        """Histogram and sums, or None."""
+        if self.histogram is None or self.sums is None:
+            return None
+        return ScoreHistogram(self.histogram, self.sums)
+
+    @property
+    def mean(self) -> NDArray[np.float64] | None:
+        """(N,) means of the scores, right to 2^-50, or None."""
+        means: NDArray[np.float64] | None = None if self.scores is None else self.scores.means()
+        return means
+
+    @classmethod
+    def joined(cls, parts: list[Counts]) -> Counts:
+        """The samples of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        scores = [part.scores for part in parts if part.scores is not None]
+        pairs = ([one.counts for one in scores], [one.sums for one in scores])
+        votes = np.concatenate([part.votes for part in parts])
+        return cls(votes, *map(np.concatenate, pairs if scores else ()))
 
 
 @dataclass(frozen=True)
@@ -101,11 +122,10 @@ class _Tallies:
                 faults,
             )
 
-    def gathered(self) -> Gathered:
+    def on_host(self) -> Counts:
         if self.classes is None:
-            return Gathered(on_host(self.votes))
-        scores = ScoreHistogram(on_host(self.histogram), on_host(self.sums))
-        return Gathered(on_host(self.votes), scores.counts, scores.means(), scores.sums)
+            return Counts(on_host(self.votes))
+        return Counts(on_host(self.votes), on_host(self.histogram), on_host(self.sums))
 
 
 class Sampler:
@@ -144,7 +164,7 @@ class Sampler:
         unread_passes: int | None = None,
     ) -> None:
         self._model = model
-        self._num_classes = num_classes
+        self.num_classes, self.largest_batch = num_classes, batch_size
         self._sigma = sigma
         self._seed = seed
         self._batch_size = batch_size
@@ -165,7 +185,7 @@ class Sampler:
         draws: int,
         score_classes: NDArray[np.int64] | None = None,
         score_bins: int = 1000,
-    ) -> Gathered:
+    ) -> Counts:
         """Votes, and scores of one class a sample, of so many draws of each of N images.
 
         Noise is drawn in the precision of the model's parameters, and images in channels_last memory stay so.
@@ -179,7 +199,7 @@ class Sampler:
             score_bins: J.
 
         Returns:
-            :class:`Gathered`.
+            :class:`Counts`.
 
         Raises:
             TypeError: a model that does not give one tensor of floats.
@@ -208,7 +228,7 @@ class Sampler:
             self._on_draws(logits.shape[0] * logits.shape[1])
         alone += marks.read()
         self._count_alone(given, sample_ids, alone, tallies.votes)
-        return tallies.gathered()
+        return tallies.on_host()
 
     def _given(
         self,
@@ -245,7 +265,7 @@ class Sampler:
         def zeros(*shape: int) -> Any:
             return handed_over(torch.zeros(shape, dtype=torch.int64, device=device))
 
-        votes = zeros(samples, self._num_classes)
+        votes = zeros(samples, self.num_classes)
         if score_classes is None:
             return _Tallies(votes)
         classes = torch.from_numpy(np.ascontiguousarray(score_classes, np.int64)).to(device)
@@ -277,11 +297,11 @@ class Sampler:
 
         try:
             return self._logits(given, rows, first_column, draws)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             images = (rows.stop - rows.start) * draws
             if not is_out_of_memory(error) or images == 1:
                 raise
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
         self._buffer = self._handed_buffer = (
             None  # outside of the handler, whose error holds the model's own tensors
         )
@@ -359,12 +379,12 @@ class Sampler:
 
         if not isinstance(output, torch.Tensor):
             raise TypeError(f"model: expected logits as one tensor, got {type(output).__name__}")
-        if tuple(output.shape) != (batch * draws, self._num_classes):
+        if tuple(output.shape) != (batch * draws, self.num_classes):
             raise ValueError(
-                f"model: expected logits of shape ({batch * draws}, {self._num_classes}) for {batch * draws} images and "
-                f"num_classes={self._num_classes}, got {tuple(output.shape)}"
+                f"model: expected logits of shape ({batch * draws}, {self.num_classes}) for {batch * draws} images and "
+                f"num_classes={self.num_classes}, got {tuple(output.shape)}"
             )
-        return prepared_logits("model", output).view(batch, draws, self._num_classes)
+        return prepared_logits("model", output).view(batch, draws, self.num_classes)
 
 
 def _halves(rows: slice, columns: range) -> list[tuple[slice, range]]:

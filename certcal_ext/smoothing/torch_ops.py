@@ -68,6 +68,7 @@ def add_noise(
     sample_ids: torch.Tensor | None = None,
     draws: range = range(1),
     dtype: torch.dtype | None = None,
+    draw_offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As :func:`certcal_ext.add_noise`, as an operator; the gradient of each draw with respect to ``x`` is the identity.
 
@@ -79,6 +80,10 @@ def add_noise(
         sample_ids: (B,) int64 on the device of x; default 0, ..., B - 1.
         draws: a ``range`` with step 1 within [0, 2^32).
         dtype: ``torch.float32`` (also None), ``torch.float16`` or ``torch.bfloat16``.
+        draw_offset: (1,) int64 on the device of x, added to the numbers of the draws, or None for 0. A GPU reads it when
+            the noise is drawn. In a CUDA graph it is what tells replays apart: the numbers in ``draws`` are captured, so
+            without an offset that moves between replays each of them repeats the same draws. Draws outside of [0, 2^32) are
+            an error on the CPU and NaN on a GPU, which nobody waits for.
 
     Returns:
         (B, len(draws), ...) of ``dtype``.
@@ -119,10 +124,15 @@ def add_noise(
             f"sample_ids: expected shape ({x.shape[0]},), got {tuple(sample_ids.shape)}"
         )
     _require_device("sample_ids", sample_ids, x)
+    if draw_offset is not None:
+        _require_dtype("draw_offset", draw_offset, (torch.int64,))
+        if draw_offset.shape != (1,):
+            raise ValueError(f"draw_offset: expected shape (1,), got {tuple(draw_offset.shape)}")
+        _require_device("draw_offset", draw_offset, x)
     # The integers of torch's operators are signed: the upper half of the seeds comes as negative numbers.
     signed = seed if seed < 2**63 else seed - 2**64
     result: torch.Tensor = torch.ops.certcal.add_noise(
-        x, sample_ids, float(sigma), signed, draws.start, len(draws), precision
+        x, sample_ids, float(sigma), signed, draws.start, len(draws), precision, draw_offset
     )
     return result
 
@@ -220,13 +230,14 @@ def _add_noise(
     first_draw: int,
     draws: int,
     dtype: torch.dtype,
+    draw_offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
     channels = interleaved_channels(x)
     clean = in_memory_order(x.detach(), channels).contiguous()
     out = _empty_draws(clean, draws, dtype)
     ids, key = sample_ids.contiguous(), seed % (MAX_SEED + 1)
     rows = clean.flatten(1), out.flatten(2)
-    write_noise(rows[0], sigma, key, ids, first_draw, rows[1], channels)
+    write_noise(rows[0], sigma, key, ids, first_draw, rows[1], channels, draw_offset)
     return out if channels == 1 else out.movedim(-1, 2)
 
 
@@ -238,6 +249,7 @@ def _fake_noise(
     first_draw: int,
     draws: int,
     dtype: torch.dtype,
+    draw_offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
     channels = interleaved_channels(x)
     out = _empty_draws(in_memory_order(x, channels), draws, dtype)
@@ -245,7 +257,7 @@ def _fake_noise(
 
 
 def _noise_gradient(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    return (gradient.sum(1, dtype=torch.float32), *[None] * 6)
+    return (gradient.sum(1, dtype=torch.float32), *[None] * 7)
 
 
 def _count_votes(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -295,7 +307,8 @@ _OPERATORS: tuple[tuple[str, Any, Any, str], ...] = (
         "certcal::add_noise",
         _add_noise,
         _fake_noise,
-        "(Tensor x, Tensor sample_ids, float sigma, SymInt seed, SymInt first_draw, SymInt draws, ScalarType dtype)"
+        "(Tensor x, Tensor sample_ids, float sigma, SymInt seed, SymInt first_draw, SymInt draws, ScalarType dtype,"
+        " Tensor? draw_offset=None)"
         " -> Tensor",
     ),
     ("certcal::count_votes", _count_votes, _zero_votes, "(Tensor logits) -> (Tensor, Tensor)"),

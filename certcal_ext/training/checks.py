@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
 import numpy as np
 import torch
 
-from certcal_ext import _check
-from certcal_ext._images import image_tensor
+from certcal_ext._images import checked_labels, image_tensor, near_chance
 from certcal_ext.model_checks import require_logits
 from certcal_ext.model_state import copied_for, kept_as_it_is
 
@@ -36,10 +34,7 @@ def checked_data(images: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
             f"images: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; noise and radius live in [0, 1] pixel units, "
             "and normalisation belongs inside the model"
         )
-    true = _check.int_vector("labels", labels, len(tensor))
-    if int(true.min()) < 0:
-        raise ValueError(f"labels: expected at least 0, got {true.min()}")
-    return tensor, torch.from_numpy(true.copy())
+    return tensor, torch.from_numpy(checked_labels("labels", labels, len(tensor)).copy())
 
 
 def check_model(
@@ -99,7 +94,7 @@ def warn_near_chance(accuracy: float, labels: torch.Tensor) -> None:
     """
     shown = labels[:CLEAN_IMAGES].numpy()
     common = float(np.bincount(shown).max()) / shown.size
-    if accuracy <= common + 3 * math.sqrt(common * (1 - common) / shown.size):
+    if near_chance(accuracy, common, shown.size):
         warnings.warn(
             f"after an epoch the model is right on {accuracy:.1%} of {shown.size} clean training images, and always "
             f"guessing the most common label on {common:.1%}: labels that do not match the images, a learning rate that is "

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext._images import checked_ids
 from certcal_ext._progress import Report, reporting
 from certcal_ext.distributed import Group, process_group
 from certcal_ext.training import checks
@@ -139,8 +140,7 @@ def train(
     pixels, true = checks.checked_data(images, labels)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     checks.check_model(model, pixels, true, device)
-    named = options.get("sample_ids")
-    ids = np.arange(len(pixels)) if named is None else _checked_ids(named, len(pixels))
+    ids = checked_ids(options.get("sample_ids"), len(pixels))
     path, log, board = map(_path, map(options.get, ("checkpoint", "log", "tensorboard")))
     with process_group(device) as group:
         run = _Run(model, pixels, true, ids, objective, settings, group, device)
@@ -380,12 +380,6 @@ class _Run:
         self.inside = held.history["inside"]
         if len(held.random) == self.group.size:
             set_random_state(held.random[self.group.rank], self.device)
-
-
-def _checked_ids(sample_ids: Any, size: int) -> NDArray[np.int64]:
-    from certcal_ext._images import checked_ids
-
-    return checked_ids(sample_ids, size)
 
 
 @contextmanager

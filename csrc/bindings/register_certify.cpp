@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: MIT
-#include <optional>
-
 #include "../core/certify.hpp"
 #include "../cpu/certify.hpp"
 #include "bins_view.hpp"
-#include "device.hpp"
 #include "register.hpp"
 #include "tensor_view.hpp"
-
-#ifdef CERTCAL_HAS_CUDA
-#include "../cuda/certify.hpp"
-#endif
 
 namespace certcal::bindings {
 namespace {
@@ -33,18 +26,13 @@ void require_confidences(const double* confidence, int64_t groups) {
   }
 }
 
-// On CUDA the caller has checked the values of group and confidence: reading them here would wait for the device.
-// edges_device: the same edges where the tensors lie; workspace: (groups, 2) zeros there. Both are for CUDA only, where
-// nothing may be allocated or copied inside.
 void certify(const py::object& group_object, const py::object& correct_object,
              const py::object& confidence_object, const py::object& probit_lower_object,
              const py::object& probit_upper_object, const py::object& shifts_object,
              const py::object& edges_object, bool closed_left, const py::object& tables_object,
-             const py::object& clean_object, const py::object& brier_object, int threads,
-             uintptr_t stream, const py::object& edges_device_object,
-             const py::object& workspace_object) {
+             const py::object& clean_object, const py::object& brier_object, int threads) {
   const TensorView group(group_object, "group");
-  group.of(DType::kInt64).shaped({kAnySize});
+  group.of(DType::kInt64).shaped({kAnySize}).on_cpu();
   const int64_t samples = group.size(0);
   const TensorView correct(correct_object, "correct");
   correct.of(DType::kUInt8).shaped({samples}).on(group);
@@ -68,32 +56,14 @@ void certify(const py::object& group_object, const py::object& correct_object,
   const TensorView brier(brier_object, "brier");
   brier.of(DType::kInt64).shaped({radii, kBrierWords}).on(group).writable();
 
-  std::optional<TensorView> edges_device, workspace;
-  if (group.device() == Device::kCpu) {
-    require_groups_in_range(group.data<const int64_t>(), samples, groups);
-    require_confidences(confidence.data<const double>(), groups);
-  } else {
-    edges_device.emplace(edges_device_object, "edges_device");
-    edges_device->of(DType::kFloat64).shaped({bins.count + 1}).on(group);
-    workspace.emplace(workspace_object, "workspace");
-    workspace->of(DType::kInt64).shaped({groups, 2}).on(group).writable();
-  }
+  require_groups_in_range(group.data<const int64_t>(), samples, groups);
+  require_confidences(confidence.data<const double>(), groups);
 
-  const auto on_cpu = [&] {
-    certify_cpu(group.data<int64_t>(), correct.data<uint8_t>(), samples, confidence.data<double>(),
-                probit_lower.data<double>(), probit_upper.data<double>(), groups,
-                shifts.data<double>(), radii, bins, tables.data<int64_t>(), clean.data<int64_t>(),
-                brier.data<int64_t>(), threads);
-  };
-  CERTCAL_RUN(group, stream, on_cpu, [&](cudaStream_t on_stream) {
-    Bins device_bins = bins;
-    device_bins.edges = edges_device->data<double>();
-    return launch_certify(group.data<int64_t>(), correct.data<uint8_t>(), samples,
-                          confidence.data<double>(), probit_lower.data<double>(),
-                          probit_upper.data<double>(), groups, shifts.data<double>(), radii,
-                          device_bins, workspace->data<int64_t>(), tables.data<int64_t>(),
-                          clean.data<int64_t>(), brier.data<int64_t>(), on_stream);
-  });
+  const py::gil_scoped_release release;
+  certify_cpu(group.data<int64_t>(), correct.data<uint8_t>(), samples, confidence.data<double>(),
+              probit_lower.data<double>(), probit_upper.data<double>(), groups,
+              shifts.data<double>(), radii, bins, tables.data<int64_t>(), clean.data<int64_t>(),
+              brier.data<int64_t>(), threads);
 }
 
 void summarize(const py::object& tables_object, const py::object& clean_object,
@@ -139,8 +109,7 @@ void register_certify(py::module_& module) {
   module.def("certify", &certify, py::arg("group"), py::arg("correct"), py::arg("confidence"),
              py::arg("probit_lower"), py::arg("probit_upper"), py::arg("shifts"), py::arg("edges"),
              py::arg("closed_left"), py::arg("tables"), py::arg("clean"), py::arg("brier"),
-             py::arg("threads") = 1, py::arg("stream") = 0, py::arg("edges_device") = py::none(),
-             py::arg("workspace") = py::none());
+             py::arg("threads") = 1);
   module.def("summarize", &summarize, py::arg("tables"), py::arg("clean"), py::arg("brier"),
              py::arg("edges"), py::arg("summary"), py::arg("threads") = 1);
   module.def("shift_interval", &shift_interval_rows, py::arg("probit_lower"),

@@ -4,7 +4,12 @@
 #include <pybind11/numpy.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
+
+#ifdef CERTCAL_HAS_CUDA
+#include "device_guard.hpp"
+#endif
 
 namespace certcal::bindings {
 namespace {
@@ -123,6 +128,18 @@ void TensorView::read_numpy(const py::handle& handle) {
 void TensorView::read_dlpack(const py::handle& array) {
   const auto device = array.attr("__dlpack_device__")().cast<py::tuple>();
   const int device_type = py::int_(device[0]).cast<int>();
+#ifdef CERTCAL_HAS_CUDA
+  // torch hands out a tensor only while its device is current.
+  std::optional<DeviceGuard> guard;
+  if (device_type == kDlCuda) guard.emplace(py::int_(device[1]).cast<int>());
+#else
+  if (device_type == kDlCuda) {
+    throw py::value_error(
+        name_ +
+        ": expected CPU tensors: this build of certcal_ext has no CUDA; rebuild it "
+        "with nvcc on the PATH and CERTCAL_CUDA=ON");
+  }
+#endif
   // -1: do not synchronise. Kernels run on the stream the caller names, which is where the tensor is used.
   py::capsule capsule = device_type == kDlCuda ? array.attr("__dlpack__")(py::arg("stream") = -1)
                                                : array.attr("__dlpack__")();

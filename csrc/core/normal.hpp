@@ -95,13 +95,12 @@ CERTCAL_HD NormalBlock<F> normals_of(const PhiloxBlock<Word>& w) {
 }
 
 // Elements 4 * block .. 4 * block + 3 of one draw of one sample.
-template <class F, class Word>
+template <class F, class Word, class Keys>
 CERTCAL_HD NormalBlock<F> normal_block(Word block, uint32_t draw, uint64_t sample_id,
-                                       uint64_t seed) {
+                                       const Keys& keys) {
   const PhiloxBlock<Word> counter{block, draw, static_cast<uint32_t>(sample_id),
                                   static_cast<uint32_t>(sample_id >> 32)};
-  return normals_of<F>(
-      philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)));
+  return normals_of<F>(philox4x32_10(counter, keys));
 }
 
 // What a noisy element is: one rounding.

@@ -23,9 +23,15 @@ struct PhiloxBlock {
 };
 
 CERTCAL_HD void multiply_high_low(uint32_t a, uint32_t b, uint32_t& high, uint32_t& low) {
+#ifdef __CUDA_ARCH__
+  // nvcc makes a signed 64-bit product of the one below, and adds what it has too much.
+  high = __umulhi(a, b);
+  low = a * b;
+#else
   const uint64_t product = static_cast<uint64_t>(a) * b;
   high = static_cast<uint32_t>(product >> 32);
   low = static_cast<uint32_t>(product);
+#endif
 }
 
 CERTCAL_HD uint32_t exclusive_or(uint32_t a, uint32_t b, uint32_t c) { return a ^ b ^ c; }
@@ -35,10 +41,25 @@ CERTCAL_HD uint32_t exclusive_or(uint32_t a, uint32_t b) { return a ^ b; }
 // The key is the same for every lane of a vector, so it stays scalar and is bumped once a round.
 struct PhiloxKey {
   uint32_t k0, k1;
+
+  static CERTCAL_HD PhiloxKey of(uint64_t seed) {
+    return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  }
   CERTCAL_HD PhiloxKey after(int rounds) const {
     const uint32_t n = static_cast<uint32_t>(rounds);
     return {k0 + n * kPhiloxWeyl0, k1 + n * kPhiloxWeyl1};
   }
+};
+
+// The keys of all rounds, made once: a kernel reads them as constants, where it would else add twice a round.
+struct PhiloxRoundKeys {
+  PhiloxKey of_round[kPhiloxRounds];
+
+  PhiloxRoundKeys() = default;
+  explicit PhiloxRoundKeys(PhiloxKey key) {
+    for (int round = 0; round < kPhiloxRounds; ++round) of_round[round] = key.after(round);
+  }
+  CERTCAL_HD PhiloxKey after(int rounds) const { return of_round[rounds]; }
 };
 
 template <class Word>
@@ -50,12 +71,14 @@ CERTCAL_HD PhiloxBlock<Word> philox_round(const PhiloxBlock<Word>& counter, Phil
           exclusive_or(high0, counter.w3, Word(key.k1)), low0};
 }
 
-template <class Word>
-CERTCAL_HD PhiloxBlock<Word> philox4x32_10(PhiloxBlock<Word> counter, uint32_t key0,
-                                           uint32_t key1) {
-  const PhiloxKey key{key0, key1};
+// Keys: PhiloxKey or PhiloxRoundKeys.
+template <class Word, class Keys>
+CERTCAL_HD PhiloxBlock<Word> philox4x32_10(PhiloxBlock<Word> counter, const Keys& keys) {
+#ifdef __CUDA_ARCH__
+#pragma unroll
+#endif
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    counter = philox_round(counter, key.after(round));
+    counter = philox_round(counter, keys.after(round));
   }
   return counter;
 }

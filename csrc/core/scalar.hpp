@@ -12,7 +12,27 @@
 namespace certcal {
 
 CERTCAL_HD float fused(float a, float b, float c) { return fmaf(a, b, c); }
-CERTCAL_HD float square_root(float x) { return sqrtf(x); }
+
+// One step from `seed`, near 1 / sqrt(x), to the square root of x. From a GPU's own approximation it leads to the rounded
+// root: these are the instructions that nvcc makes of sqrtf, but for the branch to another way for 0 and far exponents
+// (tools/check_ptxas.py compares). From the rounded 1 / sqrt(x) it does so too, for every x (csrc/tests/test_normal.cpp).
+CERTCAL_HD float square_root_from(float x, float seed) {
+  const float root = x * seed;
+  return fused(fused(-root, root, x), 0.5f * seed, root);
+}
+
+inline constexpr float kLeastSquare = 0x1p-40f;
+
+// Of 0, and of numbers from kLeastSquare on that are not near infinity: sqrtf, on the device without its branch.
+CERTCAL_HD float square_root(float x) {
+#ifdef __CUDA_ARCH__
+  float seed;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(seed) : "f"(fmaxf(x, kLeastSquare)));
+  return square_root_from(x, seed);
+#else
+  return sqrtf(x);
+#endif
+}
 CERTCAL_HD float from_unsigned(uint32_t w) { return static_cast<float>(w); }
 CERTCAL_HD float from_signed(uint32_t w) { return static_cast<float>(static_cast<int32_t>(w)); }
 

@@ -10,15 +10,18 @@
 
 namespace certcal {
 
+// Classes are numbered by an int on the device.
+inline constexpr int64_t kMostClasses = std::numeric_limits<int32_t>::max() / 2;
+
 // The two largest logits of a row seen so far. Rows may be scanned in pieces: merge() joins two of them.
-template <class Real>
+template <class Real, class Index = int64_t>
 struct TopTwo {
   Real best = -std::numeric_limits<Real>::infinity();
   Real second = -std::numeric_limits<Real>::infinity();
-  int64_t best_class = 0;
+  Index best_class = 0;
 
   // Classes must come in increasing order: the strict comparison then keeps the lowest index among equals.
-  CERTCAL_HD void see(Real x, int64_t k) {
+  CERTCAL_HD void see(Real x, Index k) {
     const bool better = x > best;
     second = better ? best : (x > second ? x : second);
     best = better ? x : best;

@@ -17,24 +17,51 @@ inline constexpr int kBlocksPerProcessor =
 inline constexpr int kWarpThreads = 32;
 inline constexpr unsigned kFullWarp = 0xFFFFFFFFu;
 inline constexpr int64_t kMaxBlocks = 4096;  // 2^20 threads: more than a device holds at once
-inline constexpr size_t kMaxSharedBytes =
-    48 * 1024;  // what a block may have without asking the driver
+
+// Four words: what one instruction reads or writes.
+struct alignas(16) Vector {
+  uint32_t word[4];
+};
 
 __host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Threads that the current device runs at once, of kernels with so many blocks a processor; 0 where it cannot be asked.
+inline int64_t threads_at_once(int blocks_per_processor = kBlocksPerProcessor) {
+  int device = 0, processors = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
+    cudaGetLastError();  // the launch will tell
+    return 0;
+  }
+  return int64_t{processors} * blocks_per_processor * kBlockThreads;
+}
+
+// A kernel is loaded when it is launched for the first time, and a capture allows that only where it is told to.
+template <class Kernel>
+cudaError_t load_for_capture(Kernel kernel, cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaError_t error = cudaStreamIsCapturing(stream, &status);
+  if (error != cudaSuccess || status == cudaStreamCaptureStatusNone) return error;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  error = cudaThreadExchangeStreamCaptureMode(&mode);
+  if (error != cudaSuccess) return error;
+  cudaFuncAttributes attributes;
+  error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  const cudaError_t restored = cudaThreadExchangeStreamCaptureMode(&mode);
+  return error != cudaSuccess ? error : restored;
+}
+
 // Launches kernel(arguments...) with one block for each of `tiles` tiles, up to kMaxBlocks.
 template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t tiles, size_t shared_bytes,
-                   cudaStream_t stream, Arguments... arguments) {
+cudaError_t launch(void (*kernel)(Parameters...), int64_t tiles, cudaStream_t stream,
+                   Arguments... arguments) {
+  const cudaError_t error = load_for_capture(kernel, stream);
+  if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(tiles < kMaxBlocks ? tiles : kMaxBlocks));
   config.blockDim = dim3(kBlockThreads);
-  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
-  // The caller has the error in hand; left in the runtime, it would surface in somebody else's next check.
-  if (error != cudaSuccess) cudaGetLastError();
-  return error;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 // Adds to a word in global memory; two's complement makes the unsigned addition the signed one.
@@ -64,9 +91,6 @@ struct SharedSum {
     return static_cast<int64_t>(static_cast<uint64_t>(high) << 32 | low);
   }
 };
-
-// The dynamic shared memory of a block: as much as its launch asked for.
-extern __shared__ SharedSum shared_words[];
 
 // A count in shared memory, of at most 2^32 - 1.
 struct SharedCount {

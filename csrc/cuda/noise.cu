@@ -7,10 +7,6 @@
 namespace certcal {
 namespace {
 
-// What one instruction reads or writes.
-struct alignas(16) Vector {
-  uint32_t word[4];
-};
 template <class Value>
 constexpr int kVectorValues = static_cast<int>(sizeof(Vector) / sizeof(Value));
 
@@ -22,19 +18,20 @@ bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % alignof(Vector) == 0;
 }
 
-// x[0], ..., x[kVectorValues<Value> - 1], each rounded to Value.
-template <class Value>
-__device__ Vector packed(const float* x) {
-  Vector v;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    if constexpr (sizeof(Value) == sizeof(float)) {
-      v.word[k] = bits_of(x[k]);
-    } else {
-      v.word[k] = rounded_pair(x[2 * k], x[2 * k + 1], Value{});
-    }
-  }
-  return v;
+// What a thread keeps of all its blocks of Philox from draw to draw fills the registers of the newest devices, and one more
+// is made again each time.
+__device__ uint32_t made_again(uint32_t block) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  asm volatile("" : "+r"(block));
+#endif
+  return block;
+}
+
+// A word of values: two halves, or one float.
+__device__ uint32_t packed(const float* x, float) { return bits_of(x[0]); }
+template <class Half>
+__device__ uint32_t packed(const float* x, Half type) {
+  return rounded_pair(x[0], x[1], type);
 }
 
 // What all items of a launch share. Draws that the counter does not hold have a sigma of NaN, and with it all their values.
@@ -73,10 +70,10 @@ __device__ Item item_at(int64_t item, int64_t groups, int64_t draws, int64_t dra
 template <class Value, int kChannels>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
     add_noise_vector_kernel(const float* __restrict__ images,
-                            const int64_t* __restrict__ sample_ids, float sigma, uint64_t seed,
-                            int64_t batch, int64_t elements, uint32_t first_draw,
-                            const int64_t* __restrict__ draw_offset, int64_t draws,
-                            int64_t draws_per_item, Value* __restrict__ out) {
+                            const int64_t* __restrict__ sample_ids, float sigma,
+                            PhiloxRoundKeys keys, int64_t batch, int64_t elements,
+                            uint32_t first_draw, const int64_t* __restrict__ draw_offset,
+                            int64_t draws, int64_t draws_per_item, Value* __restrict__ out) {
   constexpr int kPixels = kVectorValues<Value>;
   constexpr int kElements = kPixels * kChannels;
   constexpr int kBlocks = kPixels / kNormalsPerBlock;  // of Philox, in each channel
@@ -103,25 +100,33 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
     uint32_t draw = start.first_draw + static_cast<uint32_t>(item.first);
     const uint32_t end = start.first_draw + static_cast<uint32_t>(item.last);
     do {
-      float noisy[kElements];
+      uint32_t words[kChannels * 4];
 #pragma unroll
-      for (int c = 0; c < kChannels; ++c) {
+      for (int q = 0; q < kBlocks; ++q) {
+        constexpr int kValues = kNormalsPerBlock * kChannels;
+        constexpr int kWords = kValues * static_cast<int>(sizeof(Value)) / 4;
+        float noisy[kValues];
 #pragma unroll
-        for (int q = 0; q < kBlocks; ++q) {
-          const int64_t block = c * blocks_per_channel + item.group * kBlocks + q;
-          const NormalBlock<float> z =
-              normal_block<float>(static_cast<uint32_t>(block), draw, sample_id, seed);
+        for (int c = 0; c < kChannels; ++c) {
+          auto block = static_cast<uint32_t>(c * blocks_per_channel + item.group * kBlocks + q);
+          if (c == 2 && q == 1) block = made_again(block);
+          const NormalBlock<float> z = normal_block<float>(block, draw, sample_id, keys);
           const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
           for (int k = 0; k < kNormalsPerBlock; ++k) {
-            const int at = (q * kNormalsPerBlock + k) * kChannels + c;
-            noisy[at] = perturb(image[at], start.sigma, normals[k]);
+            const int at = k * kChannels + c;
+            noisy[at] = perturb(image[q * kValues + at], start.sigma, normals[k]);
           }
+        }
+#pragma unroll
+        for (int w = 0; w < kWords; ++w) {
+          words[q * kWords + w] = packed(noisy + w * (kValues / kWords), Value{});
         }
       }
 #pragma unroll
       for (int v = 0; v < kChannels; ++v) {
-        reinterpret_cast<Vector*>(target)[v] = packed<Value>(noisy + v * kPixels);
+        reinterpret_cast<Vector*>(target)[v] = {
+            {words[4 * v], words[4 * v + 1], words[4 * v + 2], words[4 * v + 3]}};
       }
       target += elements;
     } while (++draw != end);
@@ -132,7 +137,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
 template <class Value>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     add_noise_kernel(const float* __restrict__ images, const int64_t* __restrict__ sample_ids,
-                     float sigma, uint64_t seed, int64_t batch, int64_t elements,
+                     float sigma, PhiloxRoundKeys keys, int64_t batch, int64_t elements,
                      uint32_t first_draw, const int64_t* __restrict__ draw_offset, int64_t draws,
                      int64_t draws_per_item, int64_t channels, Value* __restrict__ out) {
   const int64_t blocks = ceil_div(elements, kNormalsPerBlock);
@@ -166,7 +171,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     const uint32_t end = start.first_draw + static_cast<uint32_t>(item.last);
     do {
       const NormalBlock<float> z =
-          normal_block<float>(static_cast<uint32_t>(item.group), draw, sample_id, seed);
+          normal_block<float>(static_cast<uint32_t>(item.group), draw, sample_id, keys);
       const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
       for (int k = 0; k < kNormalsPerBlock; ++k) {
@@ -177,14 +182,18 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
   }
 }
 
-// x is read once for all draws. Only where that leaves the device short of threads are the draws split; x is then so small
-// that it is read again from a cache.
-int64_t draws_per_item(int64_t items_of_one_chunk, int64_t draws) {
-  constexpr int64_t kFullDevice = int64_t{1} << 19;
-  constexpr int64_t kFewestDraws = 8;
-  const int64_t wanted = ceil_div(kFullDevice, items_of_one_chunk);
-  const int64_t most = ceil_div(draws, kFewestDraws);
-  return ceil_div(draws, wanted < most ? wanted : most);
+// x is read once for all draws. Only where that leaves the device short of threads are the draws split: into pieces of a few
+// as long as they fill it several times over, and into single draws to fill it once. x is then so small that it is read
+// again from a cache.
+int64_t draws_per_item(int64_t items_of_one_chunk, int64_t draws, int64_t at_once) {
+  constexpr int64_t kRounds = 4;
+  constexpr int64_t kFewDraws = 8;
+  const int64_t several = ceil_div(kRounds * at_once, items_of_one_chunk);
+  const int64_t pieces_of_a_few = ceil_div(draws, kFewDraws);
+  const int64_t once = ceil_div(at_once, items_of_one_chunk);
+  const int64_t pieces = several < pieces_of_a_few ? several : pieces_of_a_few;
+  const int64_t chunks = pieces > once ? pieces : once;
+  return chunks >= draws ? 1 : ceil_div(draws, chunks);
 }
 
 }  // namespace
@@ -199,15 +208,18 @@ cudaError_t launch_add_noise(const float* images, const int64_t* sample_ids, flo
                       elements % (channels * kVectorValues<Value>) == 0;
   const int64_t group = vector ? channels * kVectorValues<Value> : kNormalsPerBlock;
   const int64_t items = batch * ceil_div(elements, group);
-  const int64_t each = draws_per_item(items, draws);
+  const int64_t each = draws_per_item(
+      items, draws,
+      threads_at_once(vector && channels > 1 ? kBlocksOfThreads<3> : kBlocksPerProcessor));
   const int64_t tiles = ceil_div(items * ceil_div(draws, each), kBlockThreads);
+  const PhiloxRoundKeys keys(PhiloxKey::of(seed));
   if (!vector) {
-    return launch(add_noise_kernel<Value>, tiles, 0, stream, images, sample_ids, sigma, seed, batch,
+    return launch(add_noise_kernel<Value>, tiles, stream, images, sample_ids, sigma, keys, batch,
                   elements, first_draw, draw_offset, draws, each, channels, out);
   }
   return launch(
       channels == 1 ? add_noise_vector_kernel<Value, 1> : add_noise_vector_kernel<Value, 3>, tiles,
-      0, stream, images, sample_ids, sigma, seed, batch, elements, first_draw, draw_offset, draws,
+      stream, images, sample_ids, sigma, keys, batch, elements, first_draw, draw_offset, draws,
       each, out);
 }
 

@@ -46,7 +46,7 @@ void run(Input& input, const Ask& ask, int threads) {
       for (int64_t e = 0; e < ask.elements; ++e) {
         const NormalBlock<float> z = normal_block<float>(
             static_cast<uint32_t>(e / 4), ask.first_draw + static_cast<uint32_t>(d),
-            static_cast<uint64_t>(ask.ids[static_cast<size_t>(b)]), ask.seed);
+            static_cast<uint64_t>(ask.ids[static_cast<size_t>(b)]), PhiloxKey::of(ask.seed));
         const float parts[4] = {z.z0, z.z1, z.z2, z.z3};
         CERTCAL_HOLDS(std::fabs(parts[e % 4]) < 6.77f);
         const float x = images[static_cast<size_t>(b * ask.elements) + place(ask, e)];

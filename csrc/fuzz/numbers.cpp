@@ -116,7 +116,7 @@ void check_philox(Input& input) {
   const PhiloxBlock<uint32_t> expected =
       philox4x32_10(PhiloxBlock<uint32_t>{block, draw, static_cast<uint32_t>(sample),
                                           static_cast<uint32_t>(sample >> 32)},
-                    key.k0, key.k1);
+                    key);
   CERTCAL_HOLDS(words.w0 == expected.w0 && words.w1 == expected.w1 && words.w2 == expected.w2 &&
                 words.w3 == expected.w3);
 }

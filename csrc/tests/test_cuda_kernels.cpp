@@ -8,24 +8,14 @@
 #include <type_traits>
 #include <vector>
 
-#include "../cpu/certify.hpp"
 #include "../cpu/noise.hpp"
 #include "../cpu/votes.hpp"
-#include "../cuda/certify.cu"
 #include "../cuda/noise.cu"
 #include "../cuda/votes.cu"
-#include "certify_cases.hpp"
 #include "support.hpp"
 
-namespace certcal {
-thread_local SharedSum shared_words[kMaxSharedBytes / sizeof(SharedSum)];
-}  // namespace certcal
-
 using namespace certcal;
-using certcal_tests::CertifyCase;
-using certcal_tests::CertifyOutput;
 using certcal_tests::Random;
-using certcal_tests::random_certify_case;
 using certcal_tests::same_bits;
 
 namespace {
@@ -33,17 +23,22 @@ namespace {
 // One way to run the blocks and threads of a launch; results must not depend on it.
 struct Shape {
   unsigned max_blocks;
-  bool reverse_order;
+  cuda_on_host::Order order;
+  int processors;
 };
-const std::vector<Shape> kShapes = {{0xFFFFFFFFu, false}, {2, true}};
+const std::vector<Shape> kShapes = {{0xFFFFFFFFu, cuda_on_host::Order::kForward, 2},
+                                    {2, cuda_on_host::Order::kReverse, 1},
+                                    {0xFFFFFFFFu, cuda_on_host::Order::kRandom, 132}};
 
 template <class Launch>
 void run_in(const Shape& shape, const Launch& launch) {
   cuda_on_host::max_blocks = shape.max_blocks;
-  cuda_on_host::reverse_order = shape.reverse_order;
+  cuda_on_host::order = shape.order;
+  cuda_on_host::processors = shape.processors;
   const cudaError_t error = launch();
   cuda_on_host::max_blocks = 0xFFFFFFFFu;
-  cuda_on_host::reverse_order = false;
+  cuda_on_host::order = cuda_on_host::Order::kForward;
+  cuda_on_host::processors = 2;
   REQUIRE(error == cudaSuccess);
 }
 
@@ -289,51 +284,14 @@ TEST_CASE_TEMPLATE("score_histogram_kernel gives the histogram of score_histogra
   check_scores<Real>({2, 3, 100000}, 4096, random);
 }
 
-// 40 and 60 bins are more words than shared memory holds; 2500 groups are more than one tile.
-TEST_CASE("count_groups_kernel and certify_kernel give the words of certify_cpu") {
-  for (const int64_t samples : {0, 1, 31, 32, 33, 255, 256, 257, 5001}) {
-    for (const int64_t groups : {1, 7, 2500}) {
-      for (const int bins : {1, 2, 15, 24, 25, 60}) {
-        if (groups == 2500 && samples != 257 && samples != 5001) continue;
-        CAPTURE(samples);
-        CAPTURE(groups);
-        CAPTURE(bins);
-        const CertifyCase c = random_certify_case(samples, groups, 4, bins, bins % 2 == 0);
-        CertifyOutput expected(c);
-        certify_cpu(c.group.data(), c.correct.data(), c.samples(), c.confidence.data(),
-                    c.probit_lower.data(), c.probit_upper.data(), c.groups(), c.shifts.data(),
-                    c.radii(), c.bins(), expected.tables.data(), expected.clean.data(),
-                    expected.brier.data(), 1);
-        for (const Shape& shape : kShapes) {
-          CertifyOutput out(c);
-          std::vector<int64_t> workspace(static_cast<size_t>(2 * groups), 0);
-          run_in(shape, [&] {
-            return launch_certify(c.group.data(), c.correct.data(), c.samples(),
-                                  c.confidence.data(), c.probit_lower.data(), c.probit_upper.data(),
-                                  c.groups(), c.shifts.data(), c.radii(), c.bins(),
-                                  workspace.data(), out.tables.data(), out.clean.data(),
-                                  out.brier.data(), nullptr);
-          });
-          CHECK(out == expected);
-        }
-      }
-    }
-  }
-}
-
 TEST_CASE("empty input launches nothing") {
   const int before = cuda_on_host::launches;
-  const Bins bins{nullptr, 15, false, true};
   CHECK(launch_add_noise<float>(nullptr, nullptr, 1.0f, 0, 0, 3, 0, 3, nullptr, nullptr) ==
         cudaSuccess);
   CHECK(launch_count_votes<float>(nullptr, 3, 0, 3, nullptr, nullptr, nullptr, nullptr, nullptr) ==
         cudaSuccess);
   CHECK(launch_score_histogram<double>(nullptr, nullptr, 0, 3, 3, 10, nullptr, nullptr, nullptr,
                                        nullptr) == cudaSuccess);
-  CHECK(launch_certify(nullptr, nullptr, 0, nullptr, nullptr, nullptr, 3, nullptr, 2, bins, nullptr,
-                       nullptr, nullptr, nullptr, nullptr) == cudaSuccess);
-  CHECK(launch_certify(nullptr, nullptr, 5, nullptr, nullptr, nullptr, 3, nullptr, 0, bins, nullptr,
-                       nullptr, nullptr, nullptr, nullptr) == cudaSuccess);
   CHECK(cuda_on_host::launches == before);
 }
 

@@ -45,7 +45,7 @@ std::vector<float> reference(const Images& images, uint32_t first_draw, int64_t 
       for (int64_t e = 0; e < images.elements; ++e) {
         const NormalBlock<float> z = normal_block<float>(
             static_cast<uint32_t>(e / 4), first_draw + static_cast<uint32_t>(d),
-            static_cast<uint64_t>(images.sample_ids[static_cast<size_t>(b)]), kSeed);
+            static_cast<uint64_t>(images.sample_ids[static_cast<size_t>(b)]), PhiloxKey::of(kSeed));
         const float parts[4] = {z.z0, z.z1, z.z2, z.z3};
         out.push_back(perturb(images.pixels[static_cast<size_t>(b * images.elements + e)], kSigma,
                               parts[e % 4]));

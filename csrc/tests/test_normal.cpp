@@ -157,7 +157,7 @@ TEST_CASE("the first four moments of the normals") {
   const double n = 4.0 * blocks;
   double sums[4] = {0, 0, 0, 0};
   for (uint32_t block = 0; block < blocks; ++block) {
-    const NormalBlock<float> normals = normal_block<float>(block, 3u, 5u, 7u);
+    const NormalBlock<float> normals = normal_block<float>(block, 3u, 5u, PhiloxKey::of(7u));
     for (const float z : {normals.z0, normals.z1, normals.z2, normals.z3}) {
       double power = z;
       for (double& sum : sums) {
@@ -170,4 +170,28 @@ TEST_CASE("the first four moments of the normals") {
   CHECK(std::fabs(sums[1] / n - 1.0) < 5.0 * std::sqrt(2.0 / n));
   CHECK(std::fabs(sums[2] / n) < 5.0 * std::sqrt(15.0 / n));
   CHECK(std::fabs(sums[3] / n - 3.0) < 5.0 * std::sqrt(96.0 / n));
+}
+
+// Whole binades: the step is the same in all others.
+TEST_CASE("one step from the rounded reciprocal gives the rounded square root") {
+  for (uint32_t bits = bits_of(1.0f); bits < bits_of(4.0f); ++bits) {
+    const float x = float_of(bits);
+    const float seed = static_cast<float>(1.0 / std::sqrt(static_cast<double>(x)));
+    CERTCAL_REQUIRE(square_root_from(x, seed) == std::sqrt(x));
+  }
+  CHECK(square_root_from(0.0f, 1.0f / std::sqrt(kLeastSquare)) == 0.0f);
+}
+
+TEST_CASE("every radius is one that the square root without a branch is for") {
+  float least = 1.0f;
+  for (uint32_t w : {0u, 1u, 2u, 0x7FFFFFFFu, 0x80000000u, 0xFFFFFF00u, 0xFFFFFFFFu}) {
+    for (uint32_t below = 0; below < 1000; ++below) {
+      const float radius = normal_pair<float>(w - below, 0u).first;  // angle 0: cosine 1
+      const float square = radius * radius;
+      CERTCAL_REQUIRE((square == 0.0f || (square >= kLeastSquare && square < 100.0f)));
+      if (square > 0.0f) least = std::min(least, square);
+    }
+  }
+  CHECK(least < 0x1p-20f);
+  CHECK(least > 1024 * kLeastSquare);
 }

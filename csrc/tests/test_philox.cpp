@@ -17,7 +17,7 @@ using Words = std::array<uint32_t, 4>;
 
 Words philox(const Words& counter, uint32_t key0, uint32_t key1) {
   const auto out = philox4x32_10(
-      PhiloxBlock<uint32_t>{counter[0], counter[1], counter[2], counter[3]}, key0, key1);
+      PhiloxBlock<uint32_t>{counter[0], counter[1], counter[2], counter[3]}, PhiloxKey{key0, key1});
   return {out.w0, out.w1, out.w2, out.w3};
 }
 
@@ -52,10 +52,14 @@ TEST_CASE("the normals of an element come from counter (block, draw, sample id) 
     const uint32_t draw = random.word();
     const uint64_t sample_id = random.next();
     const uint64_t seed = random.next();
-    const NormalBlock<float> z = normal_block<float>(block, draw, sample_id, seed);
+    const NormalBlock<float> z = normal_block<float>(block, draw, sample_id, PhiloxKey::of(seed));
     const Words w = philox(
         {block, draw, static_cast<uint32_t>(sample_id), static_cast<uint32_t>(sample_id >> 32)},
         static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    const NormalBlock<float> keyed =
+        normal_block<float>(block, draw, sample_id, PhiloxRoundKeys(PhiloxKey::of(seed)));
+    CERTCAL_REQUIRE(bits_of(keyed.z0) == bits_of(z.z0));
+    CERTCAL_REQUIRE(bits_of(keyed.z3) == bits_of(z.z3));
     const NormalPair<float> a = normal_pair<float>(w[0], w[1]);
     const NormalPair<float> b = normal_pair<float>(w[2], w[3]);
     CERTCAL_REQUIRE(bits_of(z.z0) == bits_of(a.first));

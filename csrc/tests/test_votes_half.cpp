@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "../core/half.hpp"
+#include "../core/packed.hpp"
+#include "../core/votes.hpp"
 #include "../cpu/votes.hpp"
 #include "support.hpp"
 
@@ -104,4 +106,38 @@ TEST_CASE_TEMPLATE("half-precision logits count as their float32 values", Half, 
       }
     }
   }
+}
+
+TEST_CASE_TEMPLATE("words of two halves compare as their values do", Half, Float16, BFloat16) {
+  Random random(41);
+  for (int trial = 0; trial < 200000; ++trial) {
+    const uint32_t a = random.word(), b = random.word();
+    const uint32_t most = larger(a, b, Half{}), least = smaller(a, b, Half{});
+    const uint32_t sum = times_zero(a, 0, Half{});
+    bool finite = true;
+    for (int place = 0; place < 2; ++place) {
+      const float x = value_at(a, place, Half{}), y = value_at(b, place, Half{});
+      const uint16_t bits = static_cast<uint16_t>(place == 0 ? a : a >> 16);
+      const float same = widened(Half{bits});
+      CERTCAL_REQUIRE((x == same || (x != x && same != same)));
+      finite = finite && is_finite(x);
+      if (x != x || y != y) continue;
+      CERTCAL_REQUIRE(value_at(most, place, Half{}) == std::max(x, y));
+      CERTCAL_REQUIRE(value_at(least, place, Half{}) == std::min(x, y));
+    }
+    CERTCAL_REQUIRE(seen_infinite(sum, Half{}) == !finite);
+    CERTCAL_REQUIRE(seen_infinite(times_zero(0, sum, Half{}), Half{}) == !finite);
+  }
+}
+
+TEST_CASE("whole numbers in the order of floats") {
+  Random random(42);
+  for (int trial = 0; trial < 200000; ++trial) {
+    const float x = float_of(random.word()), y = float_of(random.word());
+    if (x != x || y != y) continue;
+    CERTCAL_REQUIRE(bits_of(from_ordered(ordered(x))) == bits_of(x));
+    if (x < y) CERTCAL_REQUIRE(ordered(x) < ordered(y));
+    CERTCAL_REQUIRE(seen_infinite(times_zero(bits_of(x), 0, 0.0f), 0.0f) == !is_finite(x));
+  }
+  CHECK(ordered(-0.0f) < ordered(0.0f));
 }

@@ -3,12 +3,16 @@
 // runs until it meets a barrier or a warp intrinsic, so a missing __syncthreads() gives wrong sums and a barrier that not
 // all threads reach is reported. Stands before the toolkit's own header in the include path of the C++ tests.
 //
-// What this shows: the indexing, the loops, the barriers and the sums of the very kernels that nvcc compiles. What it
-// does not: the device's arithmetic (the C++ of the host is run) and its memory model.
+// Streams do their work when somebody waits for them, in their own order and else in any; a capture keeps launches and does
+// not run them. There are several devices, of which one is current, and kernels that are not loaded before their first launch.
+//
+// What this shows: the indexing, the loops, the barriers and the sums of the very kernels that nvcc compiles, and when what
+// they read has to be there. What it does not: the device's arithmetic (the C++ of the host is run) and its memory model.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +20,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
+#include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -30,8 +38,33 @@ struct dim3 {
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
-using cudaStream_t = void*;
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorECCUncorrectable = 214,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchTimeout = 702,
+  cudaErrorAssert = 710,
+  cudaErrorHardwareStackError = 714,
+  cudaErrorIllegalInstruction = 715,
+  cudaErrorMisalignedAddress = 716,
+  cudaErrorInvalidAddressSpace = 717,
+  cudaErrorInvalidPc = 718,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+};
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeRelaxed };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+struct cudaFuncAttributes {};
+
+namespace cuda_on_host {
+struct Stream;
+}
+using cudaStream_t = cuda_on_host::Stream*;
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -46,10 +79,56 @@ namespace cuda_on_host {
 inline constexpr unsigned kWarp = 32;
 inline constexpr size_t kStackBytes = 64 * 1024;
 
-// The tests turn these: fewer blocks than a launcher asks for (the loops must then stride), and the order of threads.
+// The tests turn these: fewer blocks than a launcher asks for (the loops must then stride), the order of threads, the size
+// of a device, and the error of the next launch.
 inline unsigned max_blocks = 0xFFFFFFFFu;
-inline bool reverse_order = false;
+enum class Order { kForward, kReverse, kRandom };
+inline Order order = Order::kForward;
+inline std::mt19937 random_order;
+inline int processors = 2;
+inline cudaError_t next_launch = cudaSuccess;
 inline int launches = 0;
+
+inline constexpr int kDevices = 3;
+inline int device = 0;
+inline cudaError_t last_error = cudaSuccess;
+
+using Work = std::function<void()>;
+using Graph = std::vector<Work>;
+
+// Work that was given and not done yet. Null stands for a stream that does all at once.
+struct Stream {
+  std::vector<Work> work;
+  bool capturing = false;
+
+  void give(Work one) { work.push_back(std::move(one)); }
+  void begin_capture() { capturing = true; }
+  Graph end_capture() {
+    capturing = false;
+    return std::exchange(work, {});
+  }
+  void replay(const Graph& graph) {
+    for (const Work& one : graph) give(one);
+  }
+};
+
+inline cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+inline std::set<const void*> loaded;
+
+// Does the work of some streams: each in its order, which of them next at random.
+inline void finish(std::initializer_list<Stream*> streams) {
+  std::vector<std::pair<Stream*, size_t>> open;
+  for (Stream* stream : streams) open.emplace_back(stream, 0);
+  while (!open.empty()) {
+    const size_t k = random_order() % open.size();
+    if (open[k].second == open[k].first->work.size()) {
+      open[k].first->work.clear();
+      open.erase(open.begin() + static_cast<std::ptrdiff_t>(k));
+    } else {
+      open[k].first->work[open[k].second++]();
+    }
+  }
+}
 
 // A meeting point of some threads; `round` grows when all of them have come.
 struct Barrier {
@@ -72,12 +151,12 @@ class Block {
     warp_barriers_.assign((threads + kWarp - 1) / kWarp, Barrier());
     exchange_.assign(warp_barriers_.size(), {});
     block_barrier_ = Barrier();
+    progress_last_ = true;
     for (unsigned t = 0; t < threads; ++t) start(fibers_[t]);
     unsigned left = threads;
     while (left > 0) {
       progress_ = false;
-      for (unsigned i = 0; i < threads; ++i) {
-        const unsigned t = reverse_order ? threads - 1 - i : i;
+      for (const unsigned t : turns()) {
         if (fibers_[t].finished) continue;
         current_ = t;
         threadIdx.x = t;
@@ -87,7 +166,10 @@ class Block {
           progress_ = true;
         }
       }
-      if (left > 0 && !progress_) fail("threads wait for others that never come");
+      // Where only some warps had a turn, all have one before this is a deadlock.
+      if (left > 0 && !progress_ && !progress_last_)
+        fail("threads wait for others that never come");
+      progress_last_ = progress_;
     }
   }
 
@@ -111,6 +193,26 @@ class Block {
   [[noreturn]] static void fail(const char* what) {
     std::fprintf(stderr, "cuda_on_host: %s (block %u)\n", what, blockIdx.x);
     std::abort();
+  }
+
+  // Threads in the order in which they run on, up to their next barrier: warps at random, and sometimes not at all.
+  std::vector<unsigned> turns() const {
+    std::vector<unsigned> warps((threads_ + kWarp - 1) / kWarp), turns;
+    for (unsigned w = 0; w < warps.size(); ++w) warps[w] = w;
+    bool reverse_lanes = order == Order::kReverse;
+    if (order == Order::kReverse) std::reverse(warps.begin(), warps.end());
+    if (order == Order::kRandom) {
+      std::shuffle(warps.begin(), warps.end(), random_order);
+      if (progress_last_ && warps.size() > 1) warps.resize(1 + random_order() % warps.size());
+      reverse_lanes = random_order() % 2 != 0;
+    }
+    for (const unsigned w : warps) {
+      const unsigned lanes = std::min(kWarp, threads_ - w * kWarp);
+      for (unsigned k = 0; k < lanes; ++k) {
+        turns.push_back(w * kWarp + (reverse_lanes ? lanes - 1 - k : k));
+      }
+    }
+    return turns;
   }
 
   void start(Fiber& fiber) {
@@ -145,6 +247,7 @@ class Block {
   unsigned threads_ = 0;
   unsigned current_ = 0;
   bool progress_ = false;
+  bool progress_last_ = true;
 };
 
 inline Block block;
@@ -198,6 +301,19 @@ inline unsigned __match_any_sync(unsigned mask, unsigned long long value) {
   return peers;
 }
 
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+  const auto values = cuda_on_host::block.exchange(mask, value);
+  uint64_t largest = 0;
+  for (unsigned k = 0; k < cuda_on_host::kWarp; ++k) {
+    if (mask >> k & 1u) largest = std::max(largest, values[k]);
+  }
+  return static_cast<unsigned>(largest);
+}
+
+inline unsigned __reduce_min_sync(unsigned mask, unsigned value) {
+  return ~__reduce_max_sync(mask, ~value);
+}
+
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
@@ -210,20 +326,100 @@ Word atomicAdd(Word* word, Word value) {
   return before;
 }
 
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+// ---- the calls of the run time --------------------------------------------------------------------------------------
+
+inline cudaError_t cudaGetLastError() {
+  return std::exchange(cuda_on_host::last_error, cudaSuccess);
+}
+
+namespace cuda_on_host {
+inline cudaError_t told(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
+}  // namespace cuda_on_host
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorIllegalAddress:
+      return "an illegal memory access was encountered";
+    default:
+      return "some error";
+  }
+}
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = cuda_on_host::device;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= cuda_on_host::kDevices) {
+    return cuda_on_host::told(cudaErrorInvalidDevice);
+  }
+  cuda_on_host::device = device;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = cuda_on_host::processors;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = stream != nullptr && stream->capturing ? cudaStreamCaptureStatusActive
+                                                   : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, cuda_on_host::capture_mode);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void* kernel) {
+  if (cuda_on_host::capture_mode != cudaStreamCaptureModeRelaxed) {
+    return cuda_on_host::told(cudaErrorStreamCaptureUnsupported);
+  }
+  cuda_on_host::loaded.insert(kernel);
+  return cudaSuccess;
+}
 
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments... arguments) {
-  if (config->gridDim.x == 0 || config->blockDim.x == 0) return cudaErrorInvalidConfiguration;
-  ++cuda_on_host::launches;
-  blockDim = config->blockDim;
-  gridDim = config->gridDim;
-  if (gridDim.x > cuda_on_host::max_blocks) gridDim.x = cuda_on_host::max_blocks;
-  const std::function<void()> body = [&] { kernel(static_cast<Parameters>(arguments)...); };
-  for (unsigned b = 0; b < gridDim.x; ++b) {
-    blockIdx.x = cuda_on_host::reverse_order ? gridDim.x - 1 - b : b;
-    cuda_on_host::block.run(blockDim.x, body);
+  using namespace cuda_on_host;
+  if (next_launch != cudaSuccess) return told(std::exchange(next_launch, cudaSuccess));
+  if (config->gridDim.x == 0 || config->blockDim.x == 0) return told(cudaErrorInvalidConfiguration);
+  const bool captured = config->stream != nullptr && config->stream->capturing;
+  if (captured && loaded.count(reinterpret_cast<const void*>(kernel)) == 0) {
+    return told(cudaErrorStreamCaptureUnsupported);
+  }
+  loaded.insert(reinterpret_cast<const void*>(kernel));
+  // As a device does, it takes the values of the arguments now and looks at memory when it runs.
+  const Work work = [=, threads = config->blockDim, blocks = config->gridDim] {
+    ++launches;
+    blockDim = threads;
+    gridDim = blocks;
+    if (gridDim.x > max_blocks) gridDim.x = max_blocks;
+    const std::function<void()> body = [&] { kernel(static_cast<Parameters>(arguments)...); };
+    std::vector<unsigned> turns(gridDim.x);
+    for (unsigned b = 0; b < gridDim.x; ++b) turns[b] = b;
+    if (order == Order::kReverse) std::reverse(turns.begin(), turns.end());
+    if (order == Order::kRandom) std::shuffle(turns.begin(), turns.end(), random_order);
+    for (const unsigned b : turns) {
+      blockIdx.x = b;
+      block.run(blockDim.x, body);
+    }
+  };
+  if (config->stream == nullptr) {
+    work();
+  } else {
+    config->stream->give(work);
   }
   return cudaSuccess;
 }

@@ -21,7 +21,7 @@ from reference import bin_of, plain_brier, plain_ece
 import certcal_ext as plain
 from certcal_ext.metrics.edges import equal_mass_edges
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 REFERENCES = json.loads((HERE / "data/metric_references.json").read_text())
 PEERS = ("torchmetrics", "netcal", "uncertainty-calibration", "scikit-learn")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from attack_problems import SIGMA, result_of
 from models import Linear2
 from scipy.stats import binom, binomtest
 
@@ -28,7 +29,6 @@ from certcal_ext.stopping.rules import Stopping
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*abstain.*:UserWarning")
 
-SIGMA = 0.5
 FALSE_ALARM = 1e-6  # of each test by simulation here
 
 
@@ -38,38 +38,6 @@ def certificates_of(votes: Any, draws: int, correct: Any, alpha: float) -> cc.Ce
     labels = np.where(correct, 0, 1)
     return cc.Certificates.from_votes(
         votes, draws, np.zeros(size, np.int64), labels, SIGMA, alpha=alpha
-    )
-
-
-def result_of(clean: Any, attacked: Any, draws: int, correct: Any, radius: float) -> AttackResult:
-    """Confidences under some fresh draws, as an attack would have reached them."""
-    size = len(clean)
-    right = np.asarray(correct, np.bool_)
-    return AttackResult(
-        attack="made up",
-        settings={
-            "radius": radius,
-            "norm": "l2",
-            "victim": "smoothed",
-            "sigma": SIGMA,
-            "seed": 1,
-            "first_draw": 2**30,
-            "draws": draws,
-            "confidence": "votes",
-        },
-        index=np.arange(size),
-        label=np.where(right, 0, 1),
-        predicted=np.zeros(size, np.int64),
-        correct=right,
-        clean_confidence=np.asarray(clean, np.float64),
-        attacked_confidence=np.asarray(attacked, np.float64),
-        kept=np.ones(size, np.bool_),
-        l2=np.full(size, radius),
-        linf=np.full(size, radius),
-        gradients=np.ones(size, np.int64),
-        passes=np.zeros(size, np.int64),
-        draws=draws,
-        fresh=True,
     )
 
 

@@ -18,7 +18,8 @@ from certcal_ext import Provenance, SmoothedClassifier
 from certcal_ext.certificates.provenance import created_now
 from certcal_ext.runs import remove_work
 from certcal_ext.runs.folder import MANIFEST
-from certcal_ext.runs.units import Layout, Request, units_of
+from certcal_ext.runs.units import Layout, units_of
+from certcal_ext.smoothing.draws import Request
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*abstain.*:UserWarning"),

@@ -48,7 +48,7 @@ print(json.dumps([result.bound, result.incumbent, result.optimal, result.status]
 
 def test_ctrl_c_stops_the_solver_and_returns_the_bound_so_far() -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, os.path.dirname(__file__)],
+        [sys.executable, "-c", CHILD, os.path.dirname(os.path.dirname(__file__))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -26,7 +26,7 @@ from certcal_ext.attacks import (
 from certcal_ext.report.attack_page import render_attack_report
 
 SIGMA, RADIUS, SAMPLES = 0.25, 0.25, 8
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")

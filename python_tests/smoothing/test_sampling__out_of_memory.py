@@ -10,7 +10,7 @@ import pytest
 import torch
 from sampled_models import Elementwise
 
-from certcal_ext.smoothing.sampling import Gathered, Sampler
+from certcal_ext.smoothing.sampling import Counts, Sampler
 
 IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 OUT_OF_MEMORY = [
@@ -35,7 +35,7 @@ class Hungry(torch.nn.Module):
         return result
 
 
-def gathered(model: torch.nn.Module, unread_passes: int | None = None) -> Gathered:
+def gathered(model: torch.nn.Module, unread_passes: int | None = None) -> Counts:
     sampler = Sampler(model.eval(), 4, 0.25, 0, 256, unread_passes=unread_passes)
     classes = np.arange(9) % 4
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def test_out_of_memory_halves_the_batch_with_the_same_votes_and_scores(
         warnings.simplefilter("always")
         found = gathered(hungry, unread_passes)
     assert "out of memory with 210 images in a pass, going on with 105" in str(said[0].message)
-    np.testing.assert_array_equal(found.counts, expected.counts)
+    np.testing.assert_array_equal(found.votes, expected.votes)
     np.testing.assert_array_equal(found.histogram, expected.histogram)
     np.testing.assert_array_equal(found.mean, expected.mean)
     # Once for each halving, not for each batch.

@@ -17,7 +17,7 @@ import certcal_ext as cc
 from certcal_ext.certificates.compare import compare
 from certcal_ext.certificates.provenance import Provenance, norm_name
 
-STORED = Path(__file__).parent / "data" / "stored"
+STORED = Path(__file__).parents[1] / "data" / "stored"
 ROWS: tuple[Any, ...] = ([1, 0, 1], [0.6, 0.5, 0.2], [0.9, 0.6, 0.4])
 
 

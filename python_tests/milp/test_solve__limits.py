@@ -340,7 +340,7 @@ def test_spans_that_the_solver_would_drop_still_count() -> None:
 
 
 def test_examples_of_the_page_run() -> None:
-    page = Path(__file__).resolve().parent.parent / "docs/milp.md"
+    page = Path(__file__).resolve().parents[2] / "docs/milp.md"
     result = doctest.testfile(str(page), module_relative=False)
     assert result.failed == 0
     assert result.attempted >= 8

@@ -463,7 +463,7 @@ def test_bash_takes_the_completion_that_is_shown(tmp_path: Path) -> None:
 
 # --- the pages ------------------------------------------------------------------------------
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def page_lines() -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ from certcal_ext.training.checkpoint import Checkpoint
 from certcal_ext.training.settings import FIRST_DRAW
 from certcal_ext.training.trainer import TrainingInterrupted
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)

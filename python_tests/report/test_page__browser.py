@@ -18,7 +18,7 @@ from pages import votes
 
 from certcal_ext.report import render_report
 
-TOOL = Path(__file__).resolve().parent.parent / "tools" / "chromium.py"
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "chromium.py"
 SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1400, 1000)}
 EVIL = "<img src=x onerror=\"document.title='caught'\"><script>document.title='caught'</script>"
 

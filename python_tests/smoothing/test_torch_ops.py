@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -214,3 +215,57 @@ class TestBadInput:
     ) -> None:
         with pytest.raises(kind, match=message):
             torch_ops.score_histogram(some_logits(), torch.tensor(classes), bins)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_offset_moves_the_draws_of_one_traced_program(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    """What is captured holds one range of draws; the tensor alone tells its runs apart."""
+    x, ids, offset = images(layout), torch.tensor([5, 2**40, 0]), torch.zeros(1, dtype=torch.int64)
+
+    def drawn(to: torch.Tensor) -> torch.Tensor:
+        return torch_ops.add_noise(x, 0.3, 7, ids, range(3, 8), dtype, to)
+
+    traced = torch.compile(drawn, backend="aot_eager", fullgraph=True)
+    for run in (drawn, traced):
+        seen = []
+        for first in (0, 11, 2**31, 2**32 - 5):
+            offset.fill_(first - 3)
+            noisy = run(offset)
+            assert torch.equal(noisy, cc.add_noise(x, 0.3, 7, ids, range(first, first + 5), dtype))
+            seen.append(noisy.clone())
+        assert not any(torch.equal(a, b) for a, b in pairwise(seen))
+    for outside in (-4, 2**32 - 7):
+        offset.fill_(outside)
+        with pytest.raises(ValueError, match="draw_offset: expected draws within"):
+            drawn(offset)
+
+
+@pytest.mark.parametrize(
+    ("offset", "error", "message"),
+    [
+        (torch.zeros(1), TypeError, "draw_offset: expected torch.int64, got torch.float32"),
+        (torch.zeros(2, dtype=torch.int64), ValueError, r"draw_offset: expected shape \(1,\)"),
+        (torch.tensor(0), ValueError, r"draw_offset: expected shape \(1,\)"),
+        (
+            torch.zeros(1, dtype=torch.int64, device="meta"),
+            ValueError,
+            "draw_offset: expected a tensor on cpu, got one on meta",
+        ),
+    ],
+)
+def test_wrong_offsets_are_named(
+    offset: torch.Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        torch_ops.add_noise(images(), 0.3, draw_offset=offset)
+
+
+def test_the_offset_has_no_gradient() -> None:
+    x = images().requires_grad_()
+    offset = torch.tensor([2])
+    torch_ops.add_noise(x, 0.3, draws=range(6), draw_offset=offset).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.full_like(x, 6.0))

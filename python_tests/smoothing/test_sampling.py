@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import certcal_ext as cc
 from certcal_ext.smoothing import near_ties, sampling
+from certcal_ext.smoothing.draws import SelectedVotes, VoteSource
 from certcal_ext.smoothing.near_ties import Marks
-from certcal_ext.smoothing.sampling import Gathered, Sampler
-from certcal_ext.smoothing.vote_source import SelectedVotes, VoteSource
+from certcal_ext.smoothing.sampling import Counts, Sampler
 
 IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 IDS = np.arange(9)
@@ -59,8 +59,8 @@ def noisy(first: int, draws: int) -> torch.Tensor:
     return cc.add_noise(IMAGES, SIGMA, draws=range(first, first + draws)).flatten(0, 1)
 
 
-def assert_same(found: Gathered, expected: Gathered) -> None:
-    np.testing.assert_array_equal(found.counts, expected.counts)
+def assert_same(found: Counts, expected: Counts) -> None:
+    np.testing.assert_array_equal(found.votes, expected.votes)
     np.testing.assert_array_equal(found.histogram, expected.histogram)
     np.testing.assert_array_equal(found.mean, expected.mean)
 
@@ -77,14 +77,12 @@ def test_votes_and_scores_do_not_depend_on_passes_or_threads(
         request.getfixturevalue("_as_on_a_gpu")
     logits = Elementwise(4)(noisy(3, 150)).view(9, 150, 4)
     scores = cc.score_histogram(logits, CLASSES, bins=1000)
-    expected = Gathered(
-        cc.count_votes(logits).numpy(), scores.counts.numpy(), scores.means().numpy()
-    )
+    expected = Counts(cc.count_votes(logits).numpy(), scores.counts.numpy(), scores.sums.numpy())
     with torch_threads(threads):
         loop = sampler(Elementwise(4), batch_size, unread_passes=unread_passes)
         assert_same(loop.gather(IMAGES, IDS, 3, 150, CLASSES, 1000), expected)
         votes_only = loop.gather(IMAGES, IDS, 3, 150)
-    np.testing.assert_array_equal(votes_only.counts, expected.counts)
+    np.testing.assert_array_equal(votes_only.votes, expected.votes)
     assert votes_only.histogram is None
     assert votes_only.mean is None
 
@@ -121,11 +119,11 @@ def test_a_model_that_rounds_differently_in_each_batch_gives_the_same_votes() ->
     alone = sampler(tipping(), 1).gather(IMAGES, IDS, 0, 200, CLASSES, 100)
     assert alone.histogram is not None
     batched = cc.count_votes(tipping()(noisy(0, 200)).view(9, 200, 4)).numpy()
-    assert np.abs(batched - alone.counts).sum() > 20  # what would come of one even batch
+    assert np.abs(batched - alone.votes).sum() > 20  # what would come of one even batch
     for batch_size, unread_passes in ((7, None), (64, 3), (1000, 4096)):
         loop = sampler(tipping(), batch_size, unread_passes=unread_passes)
         found = loop.gather(IMAGES, IDS, 0, 200, CLASSES, 100)
-        np.testing.assert_array_equal(found.counts, alone.counts)
+        np.testing.assert_array_equal(found.votes, alone.votes)
         # Scores move with the logits, by 6e-6 at most.
         np.testing.assert_allclose(found.mean, alone.mean, atol=1e-5)
         assert np.abs(found.histogram - alone.histogram).sum() / 2 <= 9
@@ -138,7 +136,7 @@ def test_the_model_gets_the_float32_noise_converted_in_the_layout_of_the_images(
 ) -> None:
     model = Recorder(mlp(48, 4, seed=3).to(dtype))
     images = IMAGES.contiguous(memory_format=layout)
-    counts = sampler(model, 1000).gather(images, IDS, 5, 40).counts
+    counts = sampler(model, 1000).gather(images, IDS, 5, 40).votes
     first = model.inputs[0]
     expected = noisy(5, 40).to(dtype)
     assert first.dtype == dtype
@@ -158,7 +156,7 @@ def test_each_sample_may_begin_at_another_draw() -> None:
         expected = sampler(Elementwise(4), 100).gather(
             IMAGES[one], IDS[one], int(first[row]), 30, CLASSES[one], 50
         )
-        np.testing.assert_array_equal(found.counts[one], expected.counts)
+        np.testing.assert_array_equal(found.votes[one], expected.votes)
         np.testing.assert_array_equal(found.histogram[one], expected.histogram)
 
 
@@ -284,7 +282,7 @@ def test_full_marks_are_read_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None
     expected = sampler(tipping(), 20).gather(IMAGES, IDS, 0, 100)
     monkeypatch.setattr(near_ties, "_GPU_PAIRS", 100)
     found = sampler(tipping(), 20, unread_passes=4096).gather(IMAGES, IDS, 0, 100)
-    np.testing.assert_array_equal(found.counts, expected.counts)
+    np.testing.assert_array_equal(found.votes, expected.votes)
 
 
 class TestVoteSource:

@@ -11,8 +11,8 @@ import torch
 from on_cuda import ON_DEVICE, cuda
 from sampled_models import Elementwise, Recorder
 
-from certcal_ext.smoothing.sampling import Gathered, Sampler
-from certcal_ext.smoothing.vote_source import VoteSource
+from certcal_ext.smoothing.draws import VoteSource
+from certcal_ext.smoothing.sampling import Counts, Sampler
 
 IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 IDS = np.arange(9)
@@ -31,7 +31,7 @@ class OnDevice(Elementwise):
         return super().forward(x) * self.scale
 
 
-def gathered(device: str, batch_size: int, draws: int = 150) -> Gathered:
+def gathered(device: str, batch_size: int, draws: int = 150) -> Counts:
     sampler = Sampler(OnDevice(device).eval(), 4, 0.25, 0, batch_size)
     with torch.inference_mode():
         return sampler.gather(IMAGES, IDS, 3, draws, IDS % 4, score_bins=1000)
@@ -40,7 +40,7 @@ def gathered(device: str, batch_size: int, draws: int = 150) -> Gathered:
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_votes_and_scores_are_those_of_the_cpu(batch_size: int) -> None:
     found, expected = gathered("cuda", batch_size), gathered("cpu", 1000)
-    np.testing.assert_array_equal(found.counts, expected.counts)
+    np.testing.assert_array_equal(found.votes, expected.votes)
     np.testing.assert_array_equal(found.histogram, expected.histogram)
     np.testing.assert_array_equal(found.mean, expected.mean)
 

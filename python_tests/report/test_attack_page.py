@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_attacks_false_alarm import result_of
+from attack_problems import result_of
 
 from certcal_ext import Certificates
 from certcal_ext.report import attack_page

@@ -30,8 +30,10 @@ from run_problems import (
 )
 
 from certcal_ext.runs.folder import MANIFEST
-from certcal_ext.runs.shards import Counted, Total
-from certcal_ext.runs.units import Layout, Request, Unit, units_of
+from certcal_ext.runs.shards import Total
+from certcal_ext.runs.units import Layout, Unit, units_of
+from certcal_ext.smoothing.draws import Request
+from certcal_ext.smoothing.sampling import Counts
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*abstain.*:UserWarning"),
@@ -288,15 +290,15 @@ def test_no_draw_can_be_counted_twice(work: Path, tmp_path: Path) -> None:
 
 def test_two_shards_of_one_unit_are_refused(work: Path) -> None:
     from certcal_ext.runs.folder import Manifest
-    from certcal_ext.runs.shards import counted_of, shard_bytes, shard_of
+    from certcal_ext.runs.shards import counts_of, shard_bytes, shard_of
 
     in_shards(work)
     path = next(one for one in shards(work) if one.name.startswith("estimate."))
-    counted = counted_of(shard_of(path.read_bytes(), path.name)[1])
+    counted = counts_of(shard_of(path.read_bytes(), path.name)[1])
     manifest = Manifest.from_json((work / MANIFEST).read_bytes(), work)
     request = Request("estimate", np.arange(12), 20, 200, 64)
     unit = next(one for one in units_of(request, manifest.layout) if str(one) in path.name)
-    moved = Counted(np.roll(counted.votes, 1, axis=1))
+    moved = Counts(np.roll(counted.votes, 1, axis=1))
     name, content = shard_bytes(manifest.fingerprint, request, unit, moved)
     (work / name).write_bytes(content)
     with pytest.raises(ValueError, match="expected one shard of estimate"):
@@ -307,22 +309,22 @@ def test_totals_take_each_unit_once_and_only_whole_ones() -> None:
     request = Request("votes", np.arange(4), 0, 10, 64)
     units = units_of(request, Layout(10, 10, 10))
     total = Total(request, units, 2)
-    good = Counted(np.array([[4, 6]]))
+    good = Counts(np.array([[4, 6]]))
     total.add(units[0], good)
     for unit, counted, words in (
         (units[0], good, "expected each unit once"),
         (Unit(1, 3, 0, 10), good, "only those of the request"),
-        (units[1], Counted(np.array([[4, 5]])), "expected 10 in each of 1 rows"),
-        (units[1], Counted(np.array([[-1, 11]])), "expected 10 in each of 1 rows"),
-        (units[1], Counted(np.array([[4, 6], [4, 6]])), "expected 10 in each"),
+        (units[1], Counts(np.array([[4, 5]])), "expected 10 in each of 1 rows"),
+        (units[1], Counts(np.array([[-1, 11]])), "expected 10 in each of 1 rows"),
+        (units[1], Counts(np.array([[4, 6], [4, 6]])), "expected 10 in each"),
     ):
         with pytest.raises(ValueError, match=words):
             total.add(unit, counted)
     with pytest.raises(ValueError, match="3 units are missing"):
-        total.counted()
+        total.counts()
     for unit in units[1:]:
         total.add(unit, good)
-    assert total.counted().votes.tolist() == [[4, 6]] * 4
+    assert total.counts().votes.tolist() == [[4, 6]] * 4
 
 
 # --- memory -------------------------------------------------------------------------------------
