@@ -13,7 +13,6 @@ from certcal_ext.aggregate.bounds import (
     aggregate_log_loss,
     aggregate_selective_risk,
 )
-from certcal_ext.aggregate.from_certificates import setting_of
 from certcal_ext.aggregate.setting import Setting
 from certcal_ext.aggregate.tables import Expected, Table, expected_of, fit_table, valid_table
 from certcal_ext.aggregate.votes import VoteHistogram
@@ -33,6 +32,5 @@ __all__ = [
     "aggregate_selective_risk",
     "expected_of",
     "fit_table",
-    "setting_of",
     "valid_table",
 ]
