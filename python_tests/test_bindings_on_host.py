@@ -94,7 +94,9 @@ class OnDevice:
 
     def __dlpack__(self, stream: int | None = None) -> Any:
         if cuda.device() != self.index:
-            raise BufferError(f"the tensor is on cuda:{self.index}, cuda:{cuda.device()} is current")
+            raise BufferError(
+                f"the tensor is on cuda:{self.index}, cuda:{cuda.device()} is current"
+            )
         assert stream == -1  # nobody waits
         return new_capsule(ctypes.addressof(self.managed), b"dltensor", None)
 
