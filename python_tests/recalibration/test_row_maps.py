@@ -19,8 +19,8 @@ from scipy.special import ndtr
 
 import certcal_ext as cc
 from certcal_ext.certificates.recalibrate import recalibrate_split, stack_split
-from certcal_ext.certificates.rows import largest_gap
 from certcal_ext.certificates.stack import stack
+from certcal_ext.metrics.gaps import largest_gap
 from certcal_ext.recalibration.fit import fit_recalibration
 from certcal_ext.recalibration.maps import IdentityMap, LogisticMap, StepMap
 from certcal_ext.recalibration.row_fits import fit_by_label, fit_stack
