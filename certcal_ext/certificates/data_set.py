@@ -26,7 +26,6 @@ from certcal_ext.certificates.samples import AllClasses, SampleSource
 from certcal_ext.certificates.table import numbers
 from certcal_ext.intervals.clopper_pearson import probit
 from certcal_ext.metrics.base import Metric, Options
-from certcal_ext.recalibration.maps import RecalibrationMap
 
 #: The bound of each metric of the top label.
 _BOUNDS: dict[str, Callable[[Setting, Options], AggregateBound]] = {
@@ -106,6 +105,8 @@ def _require_votes(source: SampleSource) -> None:
             "the draws that would bound the votes selected the class too; split the counts with split= (--split), or "
             "certify with separate draws"
         )
+    elif made.recalibration is not None:
+        reason = "confidences go through a map here, which would have to be fixed before these draws; take recalibrated(None)"
     elif source.among is not None:
         reason = "the samples compared were chosen by the draws of several models"
     elif (
@@ -147,21 +148,7 @@ def _setting(
         alpha = source.provenance.alpha
         assert alpha is not None  # votes have one
         least = [fewest_votes(one.n, alpha, shift) for one in votes]
-    mapping = source.guarantee.confidences.map
-    if mapping is None:
-        return Setting(votes, shift, delta, source.scope, least)
-    if not isinstance(mapping, RecalibrationMap):
-        raise ValueError(
-            'joint: expected "binomial" or "union", as confidences go through maps by class or of several models here'
-        )
-    return Setting(
-        votes,
-        shift,
-        delta,
-        source.scope,
-        least,
-        lambda values: (mapping.lower_image(values), mapping.upper_image(values)),
-    )
+    return Setting(votes, shift, delta, source.scope, least)
 
 
 def fewest_votes(n: int, alpha: float, shift: float) -> int:

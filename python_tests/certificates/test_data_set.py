@@ -96,11 +96,11 @@ def test_every_metric_has_one_that_beats_sample_by_sample(
 
 
 def test_the_bound_holds_as_often_as_it_says() -> None:
-    """150 data sets of known probabilities at delta 0.3: no more failures than that, at a false-alarm rate of 1e-6."""
+    """20 data sets of known probabilities at delta 0.3: no more failures than that, at a false-alarm rate of 1e-6."""
     random = np.random.default_rng(3)
     p = random.beta(6, 0.8, 80)
     labels = np.where(random.random(80) < p, 0, 1)
-    shift, failures, trials, delta = 0.4, 0, 150, 0.3
+    shift, failures, trials, delta = 0.4, 0, 20, 0.3
     lower, upper = ndtr(ndtri(p) - shift), ndtr(ndtri(p) + shift)
     every = np.where(labels == 0, (1 - lower) ** 2, upper**2)
     for _ in range(trials):
@@ -114,24 +114,13 @@ def test_the_bound_holds_as_often_as_it_says() -> None:
     assert binomtest(failures, trials, delta, alternative="greater").pvalue > 1e-6
 
 
-def test_a_monotone_map_is_taken_along() -> None:
-    made = drawn(4, rows=800)
-    mapped = made.recalibrated(cc.fit_constant([1, 1, 0], [0.1] * 3, [0.9] * 3))
-    right = made.at(0.1).correct.mean()
-    bound = mapped.bound("brier", 0.1, delta=0.01, joint="aggregate").joint[0]
-    plain = mapped.bound("brier", 0.1, delta=0.01).worst[0]
-    assert bound >= plain - 0.02  # of a constant nothing is left to bound but who is certified
-    assert bound < plain + 0.1
-    assert 0 < right < 1
-
-
 def test_all_classes() -> None:
     random = np.random.default_rng(5)
-    shares = random.dirichlet([6, 1, 1], 600)
+    shares = random.dirichlet([6, 1, 1], 300)
     counts = random.multinomial(50, shares)
     labels = np.array([random.choice(3, p=share) for share in shares])
     made = cc.Certificates.from_counts(counts, labels, SIGMA, keep_counts=True)
-    options = {"scope": "all", "delta": 0.01, "bins": 5}
+    options = {"scope": "all", "delta": 0.01, "bins": 3}
     whole = made.bound("classwise_ece", 0.05, joint="aggregate", **options).joint[0]
     assert 0 < whole < made.bound("classwise_ece", 0.05, **options).joint[0]
     with pytest.raises(ValueError, match="scope: expected"):
@@ -150,6 +139,7 @@ def refused() -> dict[str, tuple[Any, str]]:
         "shared draws": ((shared, call), "selected the class too"),
         "runner-up": ((runner_up, call), "runner-up decides"),
         "intervals": ((verifier, call), "hold no votes"),
+        "map": ((drawn().recalibrated(cc.IdentityMap()), call), "through a map"),
         "mce": ((drawn(), {**call, "metric": "mce"}), "has bounds on brier"),
         "no delta": ((drawn(), {**call, "delta": None}), "delta: expected a number"),
         "no clip": ((drawn(), {**call, "metric": "log_loss"}), "clip: expected a number"),
