@@ -83,8 +83,8 @@ def scores_beside_votes(
         votes = sampler.gather(images, ids, 0, n)
         scores = sampler.gather(images, ids, 0, n, classes)
         assert (votes.votes == scores.votes).all()
-        assert scores.histogram is not None
-        assert (scores.histogram.sum(axis=1) == n).all()
+        assert scores.scores is not None
+        assert (scores.scores.counts.sum(axis=1) == n).all()
         pair = paired(
             lambda: sampler.gather(images, ids, 0, n),
             lambda: sampler.gather(images, ids, 0, n, classes),

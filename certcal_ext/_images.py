@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 
-#: With fewer samples, an accuracy near chance is no news.
-_FEWEST_TO_JUDGE = 30
-
-
 @dataclass(frozen=True)
 class Samples:
     """Images with what is known of them, checked.
@@ -38,21 +34,7 @@ class Samples:
 
     @classmethod
     def of(cls, images: Any, labels: Any, sample_ids: Any, num_classes: int) -> Samples:
-        """Checks what a user gives.
-
-        Args:
-            images: (N, ...) float32 tensor.
-            labels: (N,) integers in [0, num_classes), or None.
-            sample_ids: (N,) numbers, each once; None: 0, ..., N - 1.
-            num_classes: K.
-
-        Raises:
-            TypeError: images that are not float32, labels or numbers that are no integers.
-            ValueError: no images, NaN or infinite ones, or shapes or values that do not fit.
-
-        Warns:
-            UserWarning: pixels outside [0, 1].
-        """
+        """What a user gives, checked: a float32 tensor, integers or None, numbers or None (0, ..., N - 1)."""
         tensor = checked_images(images)
         size = len(tensor)
         true = None if labels is None else checked_labels("labels", labels, size, num_classes)
@@ -70,7 +52,7 @@ def parts(images: Any, labels: Any, sample_ids: Any, num_classes: int) -> Iterat
     if isinstance(images, (torch.Tensor, np.ndarray)):
         yield Samples.of(images, labels, sample_ids, num_classes)
         return
-    ids = None if sample_ids is None else _distinct("sample_ids", sample_ids)
+    ids = None if sample_ids is None else _distinct(sample_ids)
     start = 0
     for batch, true in _pairs(images, labels):
         stop = start + len(image_tensor(batch))
@@ -149,7 +131,7 @@ def checked_images(images: Any) -> torch.Tensor:
     if low < 0 or high > 1:
         warnings.warn(
             f"images: expected pixels in [0, 1], got {low:.3g} to {high:.3g}: sigma and radius are then in those units",
-            stacklevel=5,
+            stacklevel=6,
         )
     return tensor
 
@@ -171,7 +153,7 @@ def checked_ids(sample_ids: Any, size: int) -> NDArray[np.int64]:
     """(size,) whole numbers, at least 0, each once; None: 0, ..., size - 1."""
     if sample_ids is None:
         return np.arange(size, dtype=np.int64)
-    ids = _distinct("sample_ids", sample_ids)
+    ids = _distinct(sample_ids)
     if len(_first(ids, size)) != len(ids):
         raise ValueError(f"sample_ids: expected {size} entries, one an image, got {len(ids)}")
     return ids
@@ -185,46 +167,38 @@ def _first(ids: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return ids[:size]
 
 
-def _distinct(name: str, values: Any) -> NDArray[np.int64]:
-    ids = _check.int_vector(name, values)
+def _distinct(sample_ids: Any) -> NDArray[np.int64]:
+    """Whole numbers, each once: two samples of one number would get the same noise."""
+    ids = _check.int_vector("sample_ids", sample_ids)
     if ids.size and int(ids.min()) < 0:
-        raise ValueError(f"{name}: expected at least 0, got {int(ids.min())}")
-    require_distinct(ids)
-    return ids
-
-
-def require_distinct(ids: NDArray[np.int64]) -> None:
-    """Refuses numbers that name two samples the same: both would get the same noise.
-
-    Raises:
-        ValueError: a number comes more than once.
-    """
+        raise ValueError(f"sample_ids: expected at least 0, got {int(ids.min())}")
     unique, counts = np.unique(ids, return_counts=True)
     if unique.size != ids.size:
         most = int(counts.argmax())
         raise ValueError(
             f"sample_ids: expected each number once, as it names the sample's noise, got {unique[most]} {counts[most]} times"
         )
+    return ids
 
 
 def warn_near_chance(
-    who: str, labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
+    who: str,
+    labels: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    num_classes: int,
+    what: str = "images",
+    fewest: int = 30,
 ) -> None:
     """Warns where predictions are as right as guesses: wrong labels or weights show here, and not after hours.
 
-    Args:
-        who: predicted, as the warning begins: "the model".
-        labels: (N,) classes.
-        predicted: (N,) classes.
-        num_classes: K.
-
     Warns:
-        UserWarning: of 30 or more samples, not more are right than 1/K and three standard deviations.
+        UserWarning: of ``fewest`` samples or more (with fewer it is no news), not more are right than 1/K and three standard
+            deviations.
     """
     accuracy, chance = float((labels == predicted).mean()), 1 / num_classes
-    if near_chance(accuracy, chance, len(labels)) and len(labels) >= _FEWEST_TO_JUDGE:
+    if near_chance(accuracy, chance, len(labels)) and len(labels) >= fewest:
         warnings.warn(
-            f"{who} is right on {accuracy:.1%} of {len(labels)} images, near chance for {num_classes} classes: wrong label "
+            f"{who} is right on {accuracy:.1%} of {len(labels)} {what}, near chance for {num_classes} classes: wrong label "
             "order, wrong weights, or a normalisation that is not inside the model?",
             stacklevel=4,
         )

@@ -40,7 +40,8 @@ Parts = tuple[pa.Table, Provenance]
 #: The failure probability of an interval where nobody says another.
 DEFAULT_ALPHA = 1e-3
 
-_INTERVALS = ("hoeffding", "bernstein", "betting", "cdf")
+#: How scores are bounded.
+SCORE_INTERVALS = ("hoeffding", "bernstein", "betting", "cdf")
 
 
 class CountOptions(TypedDict, total=False):
@@ -242,7 +243,7 @@ def adaptive(
     rows = result.votes.size
     ends = Ends(result.lower, result.upper)
     columns = row_columns(labels, class_vector("predicted", predicted, rows), ends, index)
-    expected = "labels: expected the ones that the run was told of"
+    expected = "labels: expected the ones that the run knew"
     if labels is None and result.correct is not None:
         raise ValueError(f"{expected}, got None")
     if labels is not None and (
@@ -333,7 +334,7 @@ def scores(
         _check.whole_number("num_classes", num_classes, 2)
     classes = class_vector("predicted", predicted, rows, num_classes)
     point = _means(mean, bins)
-    interval = _check.choice("interval", options.get("interval", "cdf"), _INTERVALS)
+    interval = _check.choice("interval", options.get("interval", "cdf"), SCORE_INTERVALS)
     ends = score_ends(bins, point, won, draws, level, interval, num_classes)
     columns = {
         **row_columns(labels, classes, ends, options.get("index")),

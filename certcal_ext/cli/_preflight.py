@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -110,6 +109,7 @@ def check_clean(
     """
     import torch
 
+    from certcal_ext._images import warn_near_chance
     from certcal_ext.model_state import copied_for, frozen
 
     shown = torch.from_numpy(images.images[:_CLEAN_IMAGES])
@@ -137,27 +137,11 @@ def check_clean(
                 f"labels: expected 0 to {classes - 1}, as the model has {classes} classes, "
                 f"got {images.labels.max()}"
             )
-        right = (
-            (logits.argmax(1).cpu() == torch.from_numpy(images.labels[: len(shown)]))
-            .double()
-            .mean()
-        )
         if talk:
-            _warn_near_chance(float(right), len(shown), classes)
+            true, predicted = images.labels[: len(shown)], logits.argmax(1).cpu().numpy()
+            note(f"accuracy on {len(shown)} clean images: {(true == predicted).mean():.1%}")
+            warn_near_chance("the model", true, predicted, classes, "clean images", fewest=1)
     return classes
-
-
-def _warn_near_chance(accuracy: float, images: int, classes: int) -> None:
-    chance = 1 / classes
-    spread = 3 * math.sqrt(chance * (1 - chance) / images)
-    note(f"accuracy on {images} clean images: {accuracy:.1%}")
-    if accuracy <= chance + spread:
-        warnings.warn(
-            f"the model is right on {accuracy:.1%} of {images} clean images, near chance for "
-            f"{classes} classes: "
-            "wrong label order, wrong weights, or a normalisation that is not inside the model?",
-            stacklevel=2,
-        )
 
 
 def estimate_run(

@@ -137,16 +137,8 @@ def problem_of(
 ) -> dict[str, Any]:
     """Everything that fixes the result, by name.
 
-    Args:
-        smooth: the classifier.
-        samples: images, labels and numbers.
-        plan: of the run.
-        batch_size: noisy images in a forward pass.
-        base: what the model is.
-
-    Returns:
-        Values as JSON has them. Batch size and thread count are among them only where the result depends on them: for
-        scores, and for the votes of a model in half precision or one that looks at its batch.
+    Values are those of JSON. Batch size and thread count are among them only where the result depends on them: for scores,
+    and for the votes of a model in half precision or one that looks at its batch.
     """
     device, evidence, labels = _device(smooth, samples), plan.evidence, samples.labels
     votes = evidence if isinstance(evidence, Votes) else Votes()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from certcal_ext.runs.units import Unit
 from certcal_ext.smoothing.draws import Request
 from certcal_ext.smoothing.sampling import Counts
+from certcal_ext.smoothing.votes import ScoreHistogram
 
 _KEY = b"certcal_shard"
 _FORMAT = 1
@@ -76,7 +77,7 @@ def counts_of(table: pa.Table) -> Counts:
     if "scores" not in table.schema.names:
         return Counts(votes)
     words = [table[name].to_numpy() for name in ("sum_high", "sum_low")]
-    return Counts(votes, _matrix(table["scores"]), np.stack(words, axis=1))
+    return Counts(votes, ScoreHistogram(_matrix(table["scores"]), np.stack(words, axis=1)))
 
 
 class Total:
@@ -98,10 +99,11 @@ class Total:
     def __init__(self, request: Request, units: list[Unit], classes: int) -> None:
         self._request, self._open = request, set(units)
         size = len(request.rows)
-        self._sum = Counts(np.zeros((size, classes), np.int64))
+        scores = None
         if request.classes is not None:
-            words = np.zeros((size, 2), np.int64)
-            self._sum = Counts(self._sum.votes, np.zeros((size, request.bins), np.int64), words)
+            histogram, sums = (np.zeros((size, width), np.int64) for width in (request.bins, 2))
+            scores = ScoreHistogram(histogram, sums)
+        self._sum = Counts(np.zeros((size, classes), np.int64), scores)
 
     def add(self, unit: Unit, counts: Counts) -> None:
         """Adds the counts of a unit.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +39,7 @@ def estimate(draws: Draws, plan: Plan, classes: Ints) -> Counts:
 
 
 def certify(
-    parts: Iterable[tuple[Draws, Samples]],
-    plan: Plan,
-    sigma: float,
-    progress: bool | Report = False,
+    parts: Iterable[tuple[Draws, Samples]], plan: Plan, sigma: float, progress: bool | Report
 ) -> Certificates:
     """Selects, estimates and certifies.
 
@@ -62,85 +58,51 @@ def certify(
     Warns:
         UserWarning: more abstentions than certificates, or selected classes that are as right as guesses.
     """
-    estimates = []
+    pieces = []
     for draws, samples in parts:
-        classes = select(draws, int(plan.n0), plan.together)
-        if samples.labels is not None:
-            warn_near_chance("the model under noise", samples.labels, classes, draws.num_classes)
+        labels, classes = samples.labels, select(draws, int(plan.n0), plan.together)
+        if labels is not None:
+            warn_near_chance("the model under noise", labels, classes, draws.num_classes)
         if plan.stopping is not None:
-            return _adaptive(draws, samples, classes, plan, sigma, progress)
-        estimates.append(_Estimate(samples, classes, estimate(draws, plan, classes)))
-    if not estimates:
-        raise ValueError("images: expected at least one image, got none")
-    return _Estimate.joined(estimates).certificates(plan, sigma)
-
-
-def _adaptive(
-    draws: Draws,
-    samples: Samples,
-    classes: Ints,
-    plan: Plan,
-    sigma: float,
-    progress: bool | Report,
-) -> Certificates:
-    """As many draws of each sample as the rules of stopping say."""
-    result = run_adaptive(
-        SelectedVotes(draws, classes),
-        None if samples.labels is None else samples.labels == classes,
-        sigma,
-        plan.alpha,
-        plan.stopping,
-        first_draw=int(plan.n0),
-        progress=progress,
-    )
-    return Certificates.from_adaptive(result, classes, samples.labels, index=samples.ids)
-
-
-@dataclass(frozen=True)
-class _Estimate:
-    """Some samples, their classes, and what the draws that estimate gave."""
-
-    samples: Samples
-    classes: Ints
-    counts: Counts
-
-    @classmethod
-    def joined(cls, parts: list[_Estimate]) -> _Estimate:
-        """The samples of all parts, in order; their images are left out."""
-        samples = [part.samples for part in parts]
-        labels = None
-        if samples[0].labels is not None:
-            labels = np.concatenate([some.labels for some in samples if some.labels is not None])
-        ids = np.concatenate([some.ids for some in samples])
-        return cls(
-            Samples(samples[0].images, labels, ids),
-            np.concatenate([part.classes for part in parts]),
-            Counts.joined([part.counts for part in parts]),
-        )
-
-    def certificates(self, plan: Plan, sigma: float) -> Certificates:
-        """The certificates of fixed numbers of draws."""
-        counts, evidence, samples = self.counts, plan.evidence, self.samples
-        if isinstance(evidence, Scores):
-            return Certificates.from_scores(
-                counts.histogram,
-                counts.mean,
-                votes_of(counts.votes, self.classes),
-                self.classes,
-                samples.labels,
+            result = run_adaptive(
+                SelectedVotes(draws, classes),
+                None if labels is None else labels == classes,
                 sigma,
                 plan.alpha,
-                interval=evidence.interval,
-                index=samples.ids,
-                num_classes=counts.votes.shape[1],
+                plan.stopping,
+                first_draw=int(plan.n0),
+                progress=progress,
             )
+            return Certificates.from_adaptive(result, classes, labels, index=samples.ids)
+        pieces.append((samples.ids, labels, classes, estimate(draws, plan, classes)))
+    if not pieces:
+        raise ValueError("images: expected at least one image, got none")
+    ids, truths, selection, counts = zip(*pieces, strict=True)
+    truth = None if truths[0] is None else np.concatenate(truths)
+    named = (np.concatenate(selection), truth, np.concatenate(ids))
+    return _certificates(plan, sigma, Counts.joined(counts), *named)
+
+
+def _certificates(
+    plan: Plan, sigma: float, counts: Counts, classes: Ints, labels: Ints | None, ids: Ints
+) -> Certificates:
+    """The certificates of fixed numbers of draws."""
+    evidence = plan.evidence
+    if isinstance(evidence, Votes):
         return Certificates.from_counts(
-            counts.votes,
-            samples.labels,
-            sigma=sigma,
-            alpha=plan.alpha,
-            selection=self.classes,
-            index=samples.ids,
-            runner_up=evidence.runner_up,
-            keep_counts=evidence.keep_counts,
+            counts.votes, labels, sigma, plan.alpha, classes, index=ids, **vars(evidence)
         )
+    scores = counts.scores
+    assert scores is not None  # they were asked for
+    return Certificates.from_scores(
+        scores.counts,
+        scores.means(),
+        votes_of(counts.votes, classes),
+        classes,
+        labels,
+        sigma,
+        plan.alpha,
+        interval=evidence.interval,
+        index=ids,
+        num_classes=counts.votes.shape[1],
+    )

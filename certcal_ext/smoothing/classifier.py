@@ -233,40 +233,13 @@ class SmoothedClassifier:
     def checked(
         self, images: torch.Tensor, *, scores: bool = False, batch_size: int = 1024
     ) -> Base:
-        """What the model is on a few of these images; inside ``frozen``.
-
-        Args:
-            images: (N, ...) float32, at least one.
-            scores: whether softmax scores are asked for.
-            batch_size: most images in a forward pass.
-
-        Returns:
-            ``Base``, to sign with.
-
-        Raises:
-            TypeError: the model gives no tensor.
-            ValueError: it is random, depends on its batch, or gives probabilities, and that is not allowed.
-        """
+        """What the model is on a few of these images, to sign with; inside ``frozen``. Arguments as ``checked_base``."""
         return checked_base(
-            self.model,
-            images,
-            self.sigma,
-            scores=scores,
-            allow=self.allow,
-            batch_size=batch_size,
+            self.model, images, self.sigma, scores=scores, allow=self.allow, batch_size=batch_size
         )
 
     def signed(self, certificates: Certificates, n0: int, base: Base) -> Certificates:
-        """The certificates with a note of what one has to know to draw the same again.
-
-        Args:
-            certificates: of draws of this classifier.
-            n0: draws that selected.
-            base: what :meth:`checked` found.
-
-        Returns:
-            :class:`Certificates`.
-        """
+        """The certificates of draws of this classifier, with a note of what one has to know to draw the same again."""
         return certificates.with_provenance(
             n0=int(n0),
             seed=self.seed,

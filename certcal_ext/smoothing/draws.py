@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +20,6 @@ from certcal_ext.smoothing.sampling import Counts, Sampler
 if TYPE_CHECKING:
     import torch
 
-Ints = NDArray[np.int64]
 
 #: Samples that are handed to the model together: enough to fill batches, few enough that their counts are nothing.
 _GROUP = 64
@@ -46,37 +45,31 @@ class Request:
     """
 
     name: str
-    rows: Ints
+    rows: NDArray[np.int64]
     first_draw: int
     draws: int
     group: int
-    classes: Ints | None = None
+    classes: NDArray[np.int64] | None = None
     bins: int = 0
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that says which draws these are, in hexadecimal."""
-        words = f"{self.name} {self.first_draw} {self.draws} {self.bins} {len(self.rows)}"
-        digest = hashlib.sha256(words.encode())
-        for array in (self.rows, self.classes):
-            digest.update(b"" if array is None else np.ascontiguousarray(array, "<i8").tobytes())
-        return digest.hexdigest()
+        words = f"{self.name} {self.first_draw} {self.draws} {self.bins} {len(self.rows)}".encode()
+        arrays = [array for array in (self.rows, self.classes) if array is not None]
+        parts = (np.ascontiguousarray(array, "<i8").tobytes() for array in arrays)
+        return hashlib.sha256(b"".join((words, *parts))).hexdigest()
 
     def part(self, rows: slice, first_draw: int, draws: int) -> Request:
         """Some of its rows and draws."""
         classes = None if self.classes is None else self.classes[rows]
-        return Request(
-            self.name, self.rows[rows], first_draw, draws, self.group, classes, self.bins
+        return replace(
+            self, rows=self.rows[rows], first_draw=first_draw, draws=draws, classes=classes
         )
 
 
 class Draws(Protocol):
-    """Draws of N samples under a model: asked again, the answer is the same.
-
-    Attributes:
-        num_classes: K.
-        batch_size: noisy images in a forward pass, at most, which requests are made for.
-    """
+    """Draws of N samples under a model of K classes, for forward passes of ``batch_size`` noisy images at most."""
 
     num_classes: int
     batch_size: int
@@ -89,7 +82,7 @@ class Draws(Protocol):
         """What the draws of a request gave, in the order of its rows."""
         ...
 
-    def votes(self, rows: Any, first_draw: Any, draws: int) -> Ints:
+    def votes(self, rows: Any, first_draw: Any, draws: int) -> NDArray[np.int64]:
         """(M, K) votes of some samples' draws ``first_draw`` to ``first_draw + draws - 1``."""
         ...
 
@@ -103,7 +96,7 @@ class ModelDraws:
         ids: (N,) int64, the samples' numbers in the noise.
     """
 
-    def __init__(self, sampler: Sampler, images: torch.Tensor, ids: Ints) -> None:
+    def __init__(self, sampler: Sampler, images: torch.Tensor, ids: NDArray[np.int64]) -> None:
         self.num_classes, self.batch_size = sampler.num_classes, sampler.largest_batch
         self._sampler, self._images, self._ids = sampler, images, ids
 
@@ -112,21 +105,10 @@ class ModelDraws:
         return len(self._images)
 
     def take(self, request: Request) -> Counts:
-        """What the draws of a request gave; its samples are handed to the model in groups.
-
-        Args:
-            request: rows and draws.
-
-        Returns:
-            ``Counts`` of its rows.
-
-        Raises:
-            TypeError: a model that does not give one tensor of floats.
-            ValueError: logits of the wrong shape, or NaN or infinite ones (counted, with the samples named).
-        """
+        """What the draws of a request gave; its samples are handed to the model in groups. Errors as ``Sampler``."""
         return self._gathered(request, np.full(len(request.rows), request.first_draw))
 
-    def votes(self, rows: Any, first_draw: Any, draws: int) -> Ints:
+    def votes(self, rows: Any, first_draw: Any, draws: int) -> NDArray[np.int64]:
         """Votes of draws ``first_draw`` to ``first_draw + draws - 1`` of some samples.
 
         Args:
@@ -163,7 +145,7 @@ class ModelDraws:
             result[order] = self._gathered(request, first[order]).votes
         return result
 
-    def _gathered(self, request: Request, first_draw: Ints) -> Counts:
+    def _gathered(self, request: Request, first_draw: NDArray[np.int64]) -> Counts:
         """What a request asks for, from first draws of each row's own on."""
         import torch
 
@@ -177,7 +159,7 @@ class ModelDraws:
                 parts.append(self._sampler.gather(self._of(rows), self._ids[rows], *drawn))
         return Counts.joined(parts)
 
-    def _of(self, rows: Ints) -> torch.Tensor:
+    def _of(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """The images of some rows, without a copy where they are neighbours."""
         import torch
 
@@ -223,7 +205,7 @@ class VoteSource(ModelDraws):
         sigma: float,
         seed: int,
         images: torch.Tensor,
-        sample_ids: Ints | None = None,
+        sample_ids: NDArray[np.int64] | None = None,
         batch_size: int = 1024,
         on_draws: Callable[[int], None] = lambda draws: None,
     ) -> None:
@@ -259,13 +241,13 @@ class SelectedVotes:
         """N."""
         return len(self._source)
 
-    def votes(self, rows: Any, first_draw: Any, draws: int) -> Ints:
+    def votes(self, rows: Any, first_draw: Any, draws: int) -> NDArray[np.int64]:
         """(M,) votes for the samples' classes; arguments and errors as :meth:`VoteSource.votes`."""
         counts = self._source.votes(rows, first_draw, draws)
         return votes_of(counts, self._classes[np.asarray(rows, dtype=np.int64)])
 
 
-def votes_of(counts: Ints, classes: Ints) -> Ints:
+def votes_of(counts: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N,) votes of one class a row of (N, K) counts."""
-    votes: Ints = counts[np.arange(len(counts)), classes]
+    votes: NDArray[np.int64] = counts[np.arange(len(counts)), classes]
     return votes

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 
 #: More bins of scores than this are no use to any bound.
 MAX_SCORE_BINS = 2**20
-
-#: How scores are bounded.
-SCORE_INTERVALS = ("cdf", "betting", "bernstein", "hoeffding")
 
 
 class EvidenceOptions(TypedDict, total=False):
@@ -94,6 +91,7 @@ class Scores:
     def __post_init__(self) -> None:
         """Checks both."""
         from certcal_ext import _check
+        from certcal_ext.certificates.from_draws import SCORE_INTERVALS
 
         _check.whole_number("bins", self.bins, 1, MAX_SCORE_BINS)
         _check.choice("interval", self.interval, SCORE_INTERVALS)
@@ -122,7 +120,7 @@ class Plan:
     n0: int = 100
     n: int = 10_000
     alpha: float = 1e-3
-    evidence: Votes | Scores = Votes()
+    evidence: Votes | Scores = field(default_factory=Votes)
     stopping: Stopping | None = None
 
     def __post_init__(self) -> None:
@@ -152,22 +150,7 @@ class Plan:
         options: EvidenceOptions,
         stopping: Stopping | None = None,
     ) -> Plan:
-        """The plan of a call whose evidence is said by ``confidence`` and other names.
-
-        Args:
-            n0: draws that select.
-            n: draws that estimate.
-            alpha: failure probability of one sample's certificate.
-            options: those of :class:`EvidenceOptions`; others are not looked at.
-            stopping: rules of stopping early.
-
-        Returns:
-            :class:`Plan`.
-
-        Raises:
-            TypeError: an option of the wrong kind.
-            ValueError: an option out of range, or options that exclude each other.
-        """
+        """The plan of a call that names its evidence by ``EvidenceOptions``; errors as the class."""
         from certcal_ext import _check
 
         confidence = _check.choice(
@@ -203,11 +186,7 @@ class Plan:
 
 
 def require_stopping(value: Any) -> None:
-    """Refuses what are no rules of stopping early.
-
-    Raises:
-        TypeError: something else.
-    """
+    """Raises a TypeError for what are no rules of stopping early."""
     from certcal_ext.stopping.rules import Stopping
 
     if not isinstance(value, Stopping):

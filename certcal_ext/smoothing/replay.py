@@ -21,7 +21,8 @@ from certcal_ext.model_state import copied_for, frozen, model_fingerprint
 from certcal_ext.smoothing.certify import estimate, select
 from certcal_ext.smoothing.classifier import SmoothedClassifier
 from certcal_ext.smoothing.draws import Draws, ModelDraws, votes_of
-from certcal_ext.smoothing.plan import Plan, Scores, Votes
+from certcal_ext.smoothing.plan import Plan, Scores
+from certcal_ext.smoothing.sampling import Counts
 from certcal_ext.stopping.rules import Stopping
 
 if TYPE_CHECKING:
@@ -151,12 +152,11 @@ def replay(
     _require_model(certificates.provenance, model)
     pixels = checked_images(images)
     ids = checked_ids(sample_ids, len(pixels))
-    picked = np.arange(len(certificates)) if rows is None else rows
+    picked = _check.array("rows", np.arange(len(certificates)) if rows is None else rows)
     part = certificates.select(picked)
-    if _check.array("rows", picked).dtype == bool:
-        picked = np.flatnonzero(picked)
     where = _places(part.table["index"].to_numpy(), ids)
-    comparison = _Comparison(part, _check.int_vector("rows", picked))
+    numbers = np.flatnonzero(picked) if picked.dtype == bool else picked
+    comparison = _Comparison(part, _check.int_vector("rows", numbers))
     if labels is not None:
         comparison.compare("label", _check.int_vector("labels", labels, len(pixels))[where])
     with reporting(progress, "drawing again", "draws") as report, frozen(model):
@@ -190,19 +190,18 @@ def _compare_draws(comparison: _Comparison, part: Certificates, draws: Draws) ->
     # Copies: torch warns of arrays that cannot be written.
     plan, predicted = _plan_of(part), part.table["predicted"].to_numpy().copy()
     comparison.compare("predicted", select(draws, plan.n0, plan.together))
-    if plan.stopping is None:
+    planning, estimation = _planning(part), _estimation(part)
+    if plan.stopping is None and (estimation == plan.n).all():
         counts = estimate(draws, plan, predicted)
-        if counts.histogram is not None and counts.mean is not None:
+        if counts.scores is not None:
             stored = cast(Ints, matrix(part.table, "scores"))
-            comparison.compare_scores(stored, counts.histogram, counts.mean)
-        votes = counts.votes
+            comparison.compare_scores(stored, counts.scores.counts, counts.scores.means())
     else:
-        planning = _planning(part)
         comparison.compare("planning_votes", votes_of(_votes(draws, plan.n0, planning), predicted))
-        votes = _votes(draws, plan.n0 + planning, _estimation(part))
-    comparison.compare("votes", votes_of(votes, predicted))
+        counts = Counts(_votes(draws, plan.n0 + planning, estimation))
+    comparison.compare("votes", votes_of(counts.votes, predicted))
     if plan.bins is None:
-        comparison.compare_lists("counts", votes)
+        comparison.compare_lists("counts", counts.votes)
 
 
 def _votes(source: Draws, first: Ints | int, draws: Ints) -> Ints:
@@ -303,10 +302,10 @@ def _same_classifier(
     allowed = allowed_by(source.notes)
     if "random" in allowed:
         raise ValueError("certificates: of a random model, whose draws cannot be taken again")
-    output = model(copied_for(model, images[:1]))
-    if not hasattr(output, "ndim") or output.ndim != 2:
+    shape: tuple[int, ...] = getattr(model(copied_for(model, images[:1])), "shape", ())
+    if len(shape) != 2:
         raise ValueError("model: expected logits as one tensor of shape (B, classes)")
-    classes, most = int(output.shape[1]), int(part.table["predicted"].to_numpy().max())
+    classes, most = int(shape[1]), int(part.table["predicted"].to_numpy().max())
     if most >= classes:
         raise ValueError(
             f"model: expected more than {most} classes, as the table has, got {classes}"
@@ -328,11 +327,11 @@ def _plan_of(part: Certificates) -> Plan:
     """The plan that a table was made by."""
     source = part.provenance
     stopping = None if source.stopping is None else Stopping.from_json(source.stopping)
-    n0, n, alpha = cast(int, source.n0), cast(int, source.n), cast(float, source.alpha)
+    n0, n, alpha = cast(int, source.n0), int(_estimation(part).max()), cast(float, source.alpha)
     if source.kind == "scores":
         bins = cast(Ints, matrix(part.table, "scores")).shape[1]
         return Plan(n0, n, alpha, Scores(bins, str(source.interval)))
-    return Plan(n0, n, alpha, Votes(), stopping)
+    return Plan(n0, max(n, 1), alpha, stopping=stopping)
 
 
 def _places(wanted: Ints, ids: Ints) -> Ints:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -47,37 +47,19 @@ class Counts:
 
     Attributes:
         votes: (N, K) int64.
-        histogram: (N, J) int64, how many draws had the softmax score of the sample's class in each of J equal bins of
-            [0, 1] (the last with 1); None where no scores were asked for.
-        sums: (N, 2) int64, the sum of these scores in two words, see ``ScoreHistogram``; None likewise.
+        scores: softmax scores of each sample's class; None where none were asked for.
     """
 
     votes: NDArray[np.int64]
-    histogram: NDArray[np.int64] | None = None
-    sums: NDArray[np.int64] | None = None
-
-    @property
-    def scores(self) -> ScoreHistogram | None:
-        """Histogram and sums, or None."""
-        if self.histogram is None or self.sums is None:
-            return None
-        return ScoreHistogram(self.histogram, self.sums)
-
-    @property
-    def mean(self) -> NDArray[np.float64] | None:
-        """(N,) means of the scores, right to 2^-50, or None."""
-        means: NDArray[np.float64] | None = None if self.scores is None else self.scores.means()
-        return means
+    scores: ScoreHistogram | None = None
 
     @classmethod
-    def joined(cls, parts: list[Counts]) -> Counts:
+    def joined(cls, parts: Sequence[Counts]) -> Counts:
         """The samples of all parts, in order."""
-        if len(parts) == 1:
-            return parts[0]
         scores = [part.scores for part in parts if part.scores is not None]
         pairs = ([one.counts for one in scores], [one.sums for one in scores])
         votes = np.concatenate([part.votes for part in parts])
-        return cls(votes, *map(np.concatenate, pairs if scores else ()))
+        return cls(votes, ScoreHistogram(*map(np.concatenate, pairs)) if scores else None)
 
 
 @dataclass(frozen=True)
@@ -206,8 +188,10 @@ class Sampler:
             self._on_draws(logits.shape[0] * logits.shape[1])
         alone += marks.read()
         self._count_alone(given, sample_ids, alone, tallies.votes)
-        kept = (tallies.votes, tallies.histogram, tallies.sums)
-        return Counts(*(on_host(words) for words in kept if words is not None))
+        votes = on_host(tallies.votes)
+        if tallies.classes is None:
+            return Counts(votes)
+        return Counts(votes, ScoreHistogram(on_host(tallies.histogram), on_host(tallies.sums)))
 
     def _given(
         self,

@@ -72,12 +72,13 @@ def count_votes(logits: Any) -> Any:
 
 def write_votes(logits: Any, counts: Any, near_ties: Any, margins: Any, faults: Any) -> None:
     """The same without checks, added to ``counts`` and ``faults``; see ``_core.count_votes``."""
-    core.count_votes(
-        _tensors.handed_over(logits),
-        _tensors.handed_over(counts),
-        _tensors.handed_over(near_ties),
-        _tensors.handed_over(margins),
-        _tensors.handed_over(faults),
+    _write(core.count_votes, logits, counts, near_ties, margins, faults)
+
+
+def _write(operation: Any, logits: Any, *arrays: Any) -> None:
+    """Calls the compiled module where the logits are."""
+    operation(
+        *map(_tensors.handed_over, (logits, *arrays)),
         threads=num_threads(),
         stream=_tensors.current_stream(logits),
     )
@@ -151,40 +152,12 @@ def score_histogram(logits: Any, classes: Any = None, bins: int = 100) -> ScoreH
 
 def write_scores(logits: Any, classes: Any, histogram: Any, sums: Any, faults: Any) -> None:
     """The same without checks, added to ``histogram``, ``sums`` and ``faults``; see ``_core.score_histogram``."""
-    core.score_histogram(
-        _tensors.handed_over(logits),
-        _tensors.handed_over(classes),
-        _tensors.handed_over(histogram),
-        _tensors.handed_over(sums),
-        _tensors.handed_over(faults),
-        threads=num_threads(),
-        stream=_tensors.current_stream(logits),
-    )
+    _write(core.score_histogram, logits, classes, histogram, sums, faults)
 
 
-def write_votes_and_scores(
-    logits: Any,
-    classes: Any,
-    counts: Any,
-    near_ties: Any,
-    margins: Any,
-    histogram: Any,
-    sums: Any,
-    faults: Any,
-) -> None:
+def write_votes_and_scores(logits: Any, classes: Any, *arrays: Any) -> None:
     """Both in one pass: near ties have a score and no vote, a fault counts once; see ``_core.count_votes_and_scores``."""
-    core.count_votes_and_scores(
-        _tensors.handed_over(logits),
-        _tensors.handed_over(classes),
-        _tensors.handed_over(counts),
-        _tensors.handed_over(near_ties),
-        _tensors.handed_over(margins),
-        _tensors.handed_over(histogram),
-        _tensors.handed_over(sums),
-        _tensors.handed_over(faults),
-        threads=num_threads(),
-        stream=_tensors.current_stream(logits),
-    )
+    _write(core.count_votes_and_scores, logits, classes, *arrays)
 
 
 @dataclass(frozen=True)
@@ -202,13 +175,5 @@ class Tallies:
         if self.classes is None:
             write_votes(logits, votes, marks, margins, faults)
         else:
-            write_votes_and_scores(
-                logits,
-                self.classes[rows],
-                votes,
-                marks,
-                margins,
-                self.histogram[rows],
-                self.sums[rows],
-                faults,
-            )
+            scores = self.classes[rows], self.histogram[rows], self.sums[rows]
+            write_votes_and_scores(logits, scores[0], votes, marks, margins, *scores[1:], faults)

@@ -61,8 +61,10 @@ def noisy(first: int, draws: int) -> torch.Tensor:
 
 def assert_same(found: Counts, expected: Counts) -> None:
     np.testing.assert_array_equal(found.votes, expected.votes)
-    np.testing.assert_array_equal(found.histogram, expected.histogram)
-    np.testing.assert_array_equal(found.mean, expected.mean)
+    assert found.scores is not None
+    assert expected.scores is not None
+    np.testing.assert_array_equal(found.scores.counts, expected.scores.counts)
+    np.testing.assert_array_equal(found.scores.sums, expected.scores.sums)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
@@ -77,14 +79,16 @@ def test_votes_and_scores_do_not_depend_on_passes_or_threads(
         request.getfixturevalue("_as_on_a_gpu")
     logits = Elementwise(4)(noisy(3, 150)).view(9, 150, 4)
     scores = cc.score_histogram(logits, CLASSES, bins=1000)
-    expected = Counts(cc.count_votes(logits).numpy(), scores.counts.numpy(), scores.sums.numpy())
+    expected = Counts(
+        cc.count_votes(logits).numpy(),
+        cc.ScoreHistogram(scores.counts.numpy(), scores.sums.numpy()),
+    )
     with torch_threads(threads):
         loop = sampler(Elementwise(4), batch_size, unread_passes=unread_passes)
         assert_same(loop.gather(IMAGES, IDS, 3, 150, CLASSES, 1000), expected)
         votes_only = loop.gather(IMAGES, IDS, 3, 150)
     np.testing.assert_array_equal(votes_only.votes, expected.votes)
-    assert votes_only.histogram is None
-    assert votes_only.mean is None
+    assert votes_only.scores is None
 
 
 @pytest.mark.parametrize("draws", [1, 31, 257])
@@ -92,17 +96,17 @@ def test_votes_and_scores_do_not_depend_on_passes_or_threads(
 def test_scores_are_those_of_torch(draws: int, bins: int) -> None:
     model = mlp(48, 4, seed=3).double()
     found = sampler(model, 100).gather(IMAGES, IDS, 0, draws, CLASSES, bins)
-    assert found.histogram is not None
+    assert found.scores is not None
     scores = model(noisy(0, draws).double()).softmax(1).view(9, draws, 4).numpy()
     of_class = scores[IDS, :, CLASSES]
-    np.testing.assert_allclose(found.mean, of_class.mean(axis=1), atol=2.0**-20)
+    np.testing.assert_allclose(found.scores.means(), of_class.mean(axis=1), atol=2.0**-20)
     # Only scores within the error of our exponential of an edge may be counted in the bin beside it.
     near_edge = np.abs(of_class * bins - np.round(of_class * bins)) < bins * 2.0**-20
     for row in range(9):
         expected = np.histogram(of_class[row], bins=bins, range=(0, 1))[0]
-        moved = np.abs(found.histogram[row] - expected).sum() // 2
+        moved = np.abs(found.scores.counts[row] - expected).sum() // 2
         assert moved <= near_edge[row].sum()
-        assert found.histogram[row].sum() == draws
+        assert found.scores.counts[row].sum() == draws
 
 
 def tipping() -> Computed:
@@ -117,7 +121,7 @@ def tipping() -> Computed:
 
 def test_a_model_that_rounds_differently_in_each_batch_gives_the_same_votes() -> None:
     alone = sampler(tipping(), 1).gather(IMAGES, IDS, 0, 200, CLASSES, 100)
-    assert alone.histogram is not None
+    assert alone.scores is not None
     batched = cc.count_votes(tipping()(noisy(0, 200)).view(9, 200, 4)).numpy()
     assert np.abs(batched - alone.votes).sum() > 20  # what would come of one even batch
     for batch_size, unread_passes in ((7, None), (64, 3), (1000, 4096)):
@@ -125,8 +129,8 @@ def test_a_model_that_rounds_differently_in_each_batch_gives_the_same_votes() ->
         found = loop.gather(IMAGES, IDS, 0, 200, CLASSES, 100)
         np.testing.assert_array_equal(found.votes, alone.votes)
         # Scores move with the logits, by 6e-6 at most.
-        np.testing.assert_allclose(found.mean, alone.mean, atol=1e-5)
-        assert np.abs(found.histogram - alone.histogram).sum() / 2 <= 9
+        np.testing.assert_allclose(found.scores.means(), alone.scores.means(), atol=1e-5)
+        assert np.abs(found.scores.counts - alone.scores.counts).sum() / 2 <= 9
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -157,7 +161,7 @@ def test_each_sample_may_begin_at_another_draw() -> None:
             IMAGES[one], IDS[one], int(first[row]), 30, CLASSES[one], 50
         )
         np.testing.assert_array_equal(found.votes[one], expected.votes)
-        np.testing.assert_array_equal(found.histogram[one], expected.histogram)
+        np.testing.assert_array_equal(found.scores.counts[one], expected.scores.counts)
 
 
 def test_a_pass_on_the_cpu_holds_what_the_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
