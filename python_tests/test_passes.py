@@ -72,8 +72,10 @@ def gathered(
 
 def check(found: Counts, expected: Counts) -> None:
     np.testing.assert_array_equal(found.votes, expected.votes)
-    np.testing.assert_array_equal(found.histogram, expected.histogram)
-    np.testing.assert_array_equal(found.sums, expected.sums)
+    assert found.scores is not None
+    assert expected.scores is not None
+    np.testing.assert_array_equal(found.scores.counts, expected.scores.counts)
+    np.testing.assert_array_equal(found.scores.sums, expected.scores.sums)
 
 
 @pytest.mark.usefixtures("as_gpu")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "../core/half.hpp"
 #include "../core/normal.hpp"
+#include "float_pair.hpp"
 #include "launch.hpp"
 #include "noise.hpp"
 
@@ -48,6 +49,18 @@ __device__ Start start_at(uint32_t first_draw, const int64_t* draw_offset, int64
   const int64_t least = -static_cast<int64_t>(first_draw);
   const bool held = offset >= least && offset <= least + (int64_t{1} << 32) - draws;
   return {first_draw + static_cast<uint32_t>(offset), held ? sigma : float_of(kNaN)};
+}
+
+// The normals of one Philox block, as normal_block of core/normal.hpp has them, both pairs at once.
+__device__ NormalBlock<float> normals_at(uint32_t block, uint32_t draw, uint64_t sample_id,
+                                         const PhiloxRoundKeys& keys) {
+  const PhiloxBlock<uint32_t> w =
+      philox4x32_10(PhiloxBlock<uint32_t>{block, draw, static_cast<uint32_t>(sample_id),
+                                          static_cast<uint32_t>(sample_id >> 32)},
+                    keys);
+  const NormalPair<FloatPair> z =
+      normal_pair<FloatPair>(WordPair(w.w0, w.w2), WordPair(w.w1, w.w3));
+  return {z.first.a, z.second.a, z.first.b, z.second.b};
 }
 
 // The draws of one image that one item of work writes.
@@ -109,8 +122,8 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksOfThreads<kChannels>)
 #pragma unroll
         for (int c = 0; c < kChannels; ++c) {
           auto block = static_cast<uint32_t>(c * blocks_per_channel + item.group * kBlocks + q);
-          if (c == 2 && q == 1) block = made_again(block);
-          const NormalBlock<float> z = normal_block<float>(block, draw, sample_id, keys);
+          if (kBlocks > 1 && c == 1 && q == 1) block = made_again(block);
+          const NormalBlock<float> z = normals_at(block, draw, sample_id, keys);
           const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
           for (int k = 0; k < kNormalsPerBlock; ++k) {
@@ -171,7 +184,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksPerProcessor)
     const uint32_t end = start.first_draw + static_cast<uint32_t>(item.last);
     do {
       const NormalBlock<float> z =
-          normal_block<float>(static_cast<uint32_t>(item.group), draw, sample_id, keys);
+          normals_at(static_cast<uint32_t>(item.group), draw, sample_id, keys);
       const float normals[kNormalsPerBlock] = {z.z0, z.z1, z.z2, z.z3};
 #pragma unroll
       for (int k = 0; k < kNormalsPerBlock; ++k) {
