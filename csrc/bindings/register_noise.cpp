@@ -22,8 +22,9 @@ namespace {
 constexpr int64_t kMaxDraws = int64_t{1} << 32;
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  const PhiloxBlock<uint32_t> block = philox4x32_10(
-      PhiloxBlock<uint32_t>{counter[0], counter[1], counter[2], counter[3]}, PhiloxKey{key[0], key[1]});
+  const PhiloxBlock<uint32_t> block =
+      philox4x32_10(PhiloxBlock<uint32_t>{counter[0], counter[1], counter[2], counter[3]},
+                    PhiloxKey{key[0], key[1]});
   return {block.w0, block.w1, block.w2, block.w3};
 }
 
