@@ -106,7 +106,7 @@ def _require_votes(source: SampleSource) -> None:
             "certify with separate draws"
         )
     elif made.recalibration is not None:
-        reason = "confidences go through a map here, which would have to be fixed before these draws; take recalibrated(None)"
+        reason = "confidences go through a map here, which no draw of these may have fixed; take recalibrated(None)"
     elif source.among is not None:
         reason = "the samples compared were chosen by the draws of several models"
     elif (
