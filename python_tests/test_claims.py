@@ -244,7 +244,7 @@ def test_a_sentence_claims_no_more_than_its_curve(
     assert ("15 bins of equal width, (low, high]" in text) == ("bins" in METRICS[metric].uses)
     people = (
         f"{curve.samples[0]:,} of {len(MADE[kind]):,} samples certified"
-        if scope == "certified"
+        if curve.scope == "certified"
         else "over all"
     )
     assert people in text

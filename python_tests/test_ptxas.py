@@ -135,6 +135,7 @@ def test_the_instructions_of_an_inner_loop_are_counted() -> None:
         ("F2I.TRUNC R1, R2", "F2I.TRUNC in the inner loop"),
         ("LDG.E R1, desc[UR4][R2.64]", "LDG.E in the inner loop"),
         ("I2FP.F32.U32 R1, R2", ""),
+        ("@!P0 CALL.REL.NOINC `(.L_x_9)", ""),  # how some devices leave a loop
     ],
 )
 def test_what_an_inner_loop_must_not_have(instruction: str, message: str) -> None:

@@ -156,12 +156,12 @@ _CONVERSION_SASS = r"I2F\b|F2I|F2F|FRND|D(?:ADD|MUL|FMA|SETP)\b"
 _NARROW_LOAD = r"LDG\.E(?!\.128|\.ENL2)"
 LOOPS = (
     # Some of it (products, keys) that does not depend on the draw is outside.
-    Loop("draws", r"^add_noise_vector_kernel", ("MUFU.RSQ", "STG"), r"CALL|MUFU\.(?!RSQ)|F2I|LDG"),
+    Loop("draws", r"^add_noise_vector_kernel", ("MUFU.RSQ", "STG"), r"CALL.*\$|MUFU\.(?!RSQ)|F2I|LDG"),
     Loop(
         "vectors", r"^count_votes_kernel<32.*(?:Float16|float)", ("LDG", "MNMX"),
         f"{_CONVERSION_SASS}|{_NARROW_LOAD}",
     ),
-    Loop("row", r"^count_votes_kernel<32.*(?:Float16|float)", ("REDUX", "LDG", "ATOMS", "MNMX"), "F2F"),
+    Loop("row", r"^count_votes_kernel<32.*(?:Float16|float)", ("REDUX", "LDG", "ATOMS", "MNMX"), r"CALL.*(?:div|rcp)"),
     Loop(
         "values", r"^score_histogram_kernel<32.*(?:Float16|float)", ("LDG", "FFMA", "FSETP", "SHF"),
         f"{_CONVERSION_SASS}|{_NARROW_LOAD}",

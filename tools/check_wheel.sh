@@ -22,7 +22,7 @@ rm -f "$dist"/certcal_ext-*.tar.gz "$dist"/certcal_ext-*.whl
 core_tests=(certificates/test_bounds test_fuzz_corpus certificates/test_table certificates/test_certificates certificates/test_samples__classes metrics/test_ece_table metrics/test_edges test_golden
             test_hostile intervals/test_clopper_pearson certificates/test_readers metrics/test_selective metrics/test_state__machine stopping/test_rules certificates/test_validity test_wheel)
 # What reads bench/, docs/ or tools/, or the readers of the training extra's plans.
-tree_tests=(test_docs_claims test_examples test_experiment milp/test_solve__limits test_peers_certify test_ptxas)
+tree_tests=(test_docs_claims test_examples test_experiment milp/test_solve__limits test_gpu_short test_peers_certify test_ptxas)
 
 echo "== sdist"
 "${PYTHON:-python3}" -m venv "$work/build"

@@ -20,6 +20,7 @@ from certcal_ext.aggregate.terms import BrierTerm, LogTerm, RightTerm, RiskTerm,
 from certcal_ext.aggregate.trees import SignTree, ThresholdTree
 from certcal_ext.aggregate.votes import VoteHistogram
 from certcal_ext.bins import Bins
+from certcal_ext.metrics.clip import Clip
 
 Floats = NDArray[np.float64]
 
@@ -65,20 +66,17 @@ def aggregate_brier(setting: Setting) -> AggregateBound:
     return _mean(setting, BrierTerm(), 1.0)
 
 
-def aggregate_log_loss(setting: Setting, clip: float) -> AggregateBound:
+def aggregate_log_loss(setting: Setting, clip: float | Clip) -> AggregateBound:
     """The log loss of confidences reported in [clip, 1 - clip], at most.
 
     Args:
         setting: votes, radius, scope and delta.
-        clip: above 0 and below 1/2.
+        clip: above 0 and below 1/2; or a ``Clip``, which also names the format that a model reports in.
 
     Returns:
         ``AggregateBound``.
     """
-    least = _check.real_number("clip", clip)
-    if not 0 < least < 0.5:
-        raise ValueError(f"clip: expected a number above 0 and below 0.5, got {clip}")
-    term = LogTerm(least)
+    term = LogTerm(clip if isinstance(clip, Clip) and clip.clip is not None else Clip.of(clip))
     return _mean(setting, term, term.anything)
 
 

@@ -13,7 +13,7 @@ partition of [0, 1]:
    largest value on the fine cell.
 
 Probabilities are computed in floating point; they are raised by a relative ``slack`` that is above what 40-digit
-arithmetic showed to be their error (test_aggregate_tables.py). Counts further than 16 standard deviations from n p,
+arithmetic showed to be their error (aggregate/test_tables.py). Counts further than 16 standard deviations from n p,
 in arcsin sqrt, are left out: they have at most exp(-56) on a side (KL(a, p) >= (arcsin sqrt a - arcsin sqrt p)^2 and
 Chernoff), which is added for the largest v.
 """

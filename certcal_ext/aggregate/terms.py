@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from certcal_ext.aggregate.lattice import Cells
 from certcal_ext.bins import Bins
-from certcal_ext.certificates.rows import largest_gap
+from certcal_ext.metrics.clip import Clip, rounded_up_from_wide
+from certcal_ext.metrics.gaps import largest_gap
 
 Floats = NDArray[np.float64]
 Image = Callable[[Floats], tuple[Floats, Floats]]
@@ -103,33 +104,28 @@ class BrierTerm(Term):
 
 @dataclass(frozen=True)
 class LogTerm(Term):
-    """-ln of the probability given to what is true, of confidences reported in [clip, 1 - clip].
+    """-ln of the probability given to what is true, of confidences that are reported within a clip.
 
     Attributes:
-        clip: above 0 and below 1/2.
+        clip: how they are reported.
     """
 
-    clip: float
+    clip: Clip
 
     @property
     def anything(self) -> float:
-        """-ln clip."""
-        return float(_minus_log(np.array([self.clip]))[0])
+        """The largest loss that there is."""
+        return self.clip.largest
 
     def kept(self, correct: bool, lower: Floats, upper: Floats) -> Floats:
-        """Of the largest gap."""
-        return self.of_gap(_gap(correct, lower, upper))
+        """Of the lower end where it is right, of the upper one where it is wrong."""
+        right = np.full(lower.size, correct, np.uint8)
+        return rounded_up_from_wide(self.clip.losses(right, lower, upper))
 
     def of_gap(self, gap: Floats) -> Floats:
-        """-ln(1 - gap), within the limits."""
-        # 1 - clip is rounded down twice over: what is reported is one of the two numbers next to it.
-        most = np.nextafter(np.nextafter(1.0 - self.clip, 0.0), 0.0)
-        return _minus_log(np.clip(np.nextafter(1.0 - gap, -1.0), self.clip, most))
-
-
-def _minus_log(values: Floats) -> Floats:
-    result: Floats = -np.log(values) * (1.0 + 2.0**-50) + 2.0**-52
-    return result
+        """Of a wrong sample with that confidence, or of a right one whose confidence is as far from 1."""
+        away = np.nextafter(1.0 - gap, -1.0).clip(0.0, 1.0)
+        return np.maximum(self.kept(False, gap, gap), self.kept(True, away, away))
 
 
 @dataclass(frozen=True, eq=False)

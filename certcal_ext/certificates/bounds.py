@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certcal_ext import _check
+from certcal_ext.certificates.data_set import aggregate_values
 from certcal_ext.certificates.provenance import Provenance
 from certcal_ext.certificates.samples import SampleSource
 from certcal_ext.certificates.statements import Subject, sentence
@@ -17,7 +18,7 @@ from certcal_ext.certificates.validity import failing_intervals
 from certcal_ext.intervals.population import population_share
 from certcal_ext.metrics.base import Metric, Options, Samples
 
-JOINT_METHODS = ("best", "binomial", "union")
+JOINT_METHODS = ("best", "binomial", "union", "aggregate")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Validity:
         if _check.flag("population", population) and risk is None:
             raise ValueError(
                 "population: expected delta with it, the probability that the bound fails"
+            )
+        if joint == "aggregate" and risk is None:
+            raise ValueError(
+                'delta: expected a number with joint="aggregate", the probability that the bounds fail'
             )
         return cls(risk, joint, bool(population))
 
@@ -80,12 +85,13 @@ class MetricCurve:
         plain: of the point estimates of the certified samples, without attack; nan where there are none.
         worst: the exact worst case over confidences inside the intervals, given that all of these hold; of a metric that an
             attack lowers (``metrics.base.Metric.lowest``) the smallest value, and all bounds are from below.
-        joint: holds with probability at least 1 - delta over all draws of the data set at once; None without ``delta``.
+        joint: holds with probability at least 1 - delta over all draws of the data set at once, those of "aggregate" at all
+            radii together; None without ``delta``.
         population: holds with probability at least 1 - delta for the expectation over the population that the test set is
             drawn from (and over the draws); None where not asked for.
         delta: failure probability of ``joint`` and of ``population``, each.
         failures: how many intervals may fail in the binomial bound of ``joint``; None where it was not used.
-        method: (R,) "binomial" or "union", which gave ``joint``; None without ``delta``.
+        method: (R,) "binomial", "union" or "aggregate", which gave ``joint``; None without ``delta``.
         subject: what its sentences are about; None: not known.
     """
 
@@ -142,7 +148,7 @@ class _Joint:
         Raises:
             ValueError: it is not known how often intervals fail, or they cannot be made surer.
         """
-        if validity.delta is None:
+        if validity.delta is None or validity.joint == "aggregate":
             return cls(None, None)
         alpha, delta, how = source.row_alpha, validity.delta, validity.joint
         risk = delta / 2 if how == "best" else delta
@@ -191,6 +197,9 @@ def metric_curve(
     columns: dict[str, list[Any]] = {
         name: [] for name in ("samples", "plain", "worst", "joint", "method", "population")
     }
+    if validity.joint == "aggregate" and validity.delta is not None:
+        columns["joint"] = aggregate_values(source, metric, radii, options, validity.delta)
+        columns["method"] = ["aggregate"] * radii.size
     for radius in radii:
         samples, bounds = ways.bounds(source, metric, options, float(radius))
         columns["samples"].append(len(samples))

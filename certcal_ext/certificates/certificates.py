@@ -325,8 +325,10 @@ class Certificates:
                 them. Only "all" compares models fairly.
             delta: failure probability of a bound that holds over all draws jointly, radius by
                 radius; None: none is made.
-            joint: "binomial" (at most k intervals fail), "union" (all intervals at delta / N), or
-                "best": the lower of the two, with delta / 2 each.
+            joint: "binomial" (at most k intervals fail), "union" (all intervals at delta / N),
+                "best": the lower of the two, with delta / 2 each; or "aggregate": by one e-value of
+                the whole data set, which needs about a hundredth of the draws, says nothing of
+                single samples, and shares delta over the radii of a call (docs/aggregate.md).
             population: also a bound on the expectation over the population that the samples are
                 drawn from (Brier, log loss, selective risk, certified accuracy), at ``delta``.
             **options: how the metric is defined, of ``bins``, ``edges`` and ``closed`` (as in

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from certcal_ext.certificates.curve import Groups, group_rows, shifted_intervals
 from certcal_ext.certificates.evidence import event_ends
 from certcal_ext.certificates.provenance import Provenance
-from certcal_ext.certificates.rows import largest_gap, shifts
+from certcal_ext.certificates.rows import shifts
 from certcal_ext.certificates.table import matrix, values_at
 from certcal_ext.intervals.clopper_pearson import Interval
+from certcal_ext.metrics.gaps import largest_gap
 from certcal_ext.recalibration.maps import RecalibrationMap
 from certcal_ext.recalibration.row_maps import RowMap, read_map
 

@@ -243,7 +243,7 @@ def adaptive(
     rows = result.votes.size
     ends = Ends(result.lower, result.upper)
     columns = row_columns(labels, class_vector("predicted", predicted, rows), ends, index)
-    expected = "labels: expected the ones that the run was told of"
+    expected = "labels: expected the ones that the run knew"
     if labels is None and result.correct is not None:
         raise ValueError(f"{expected}, got None")
     if labels is not None and (

@@ -101,18 +101,19 @@ class TopLabel(SampleSource):
 
     def at(self, radius: float, inside: Rows | None = None) -> tuple[Samples, Rows]:
         """See ``SampleSource.at``."""
+        correct = self._correct  # raises without labels
         rows = self.guarantee.rows(radius)
         certified = self._allowed(rows.certified, radius)
         inside = certified if inside is None else inside
         keep = certified & inside
         rest = ~keep if self.scope == "all" else inside & ~keep
         gap = rows.gap
-        assert gap is not None  # labels were asked for before
+        assert gap is not None  # there are labels
         confidence = None if self._confidence is None else self._confidence[keep]
         if confidence is not None and np.isnan(confidence).any():
             confidence = None
         samples = Samples(
-            correct=self._correct[keep],
+            correct=correct[keep],
             lower=rows.lower[keep],
             upper=rows.upper[keep],
             confidence=confidence,
@@ -197,22 +198,27 @@ class AllClasses(SampleSource):
         elif inside is None:
             inside = self._allowed(self.guarantee.certified(radius), radius)
         low, high = self._votes.at(self.guarantee.shift(radius), inside)
-        share = self._counts[inside] / int(self._counts[0].sum())
-        return Samples(self._labels[inside], low, high, share, np.empty(0)), inside
+        share = self.counts[inside] / int(self.counts[0].sum())
+        return Samples(self.labels[inside], low, high, share, np.empty(0)), inside
 
     def surer(self, failure: float) -> AllClasses | None:
         """See ``SampleSource.surer``."""
-        if failure / self._counts.shape[1] < _check.LEAST_ALPHA:
+        if failure / self.counts.shape[1] < _check.LEAST_ALPHA:
             return None
         return dataclasses.replace(self, level=failure)
 
     @cached_property
     def _votes(self) -> ClassVotes:
         alpha = self.provenance.alpha if self.level is None else self.level
-        return ClassVotes(self._counts, 1.0 if alpha is None else alpha)
+        return ClassVotes(self.counts, 1.0 if alpha is None else alpha)
 
     @cached_property
-    def _counts(self) -> NDArray[np.int64]:
+    def counts(self) -> NDArray[np.int64]:
+        """(N, K) votes of all classes.
+
+        Raises:
+            ValueError: they were not kept, or the confidences are recalibrated.
+        """
         counts = matrix(self.table, "counts")
         if counts is None:
             raise ValueError("counts: expected the votes of all classes (keep_counts=True)")
@@ -221,7 +227,12 @@ class AllClasses(SampleSource):
         return counts
 
     @cached_property
-    def _labels(self) -> NDArray[np.int64]:
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) classes.
+
+        Raises:
+            ValueError: there are none.
+        """
         labels = numbers(self.table, "label")
         if labels is None:
             raise ValueError("labels: the class-wise error needs them, and there are none")

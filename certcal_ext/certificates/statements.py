@@ -76,6 +76,8 @@ def sentence(curve: MetricCurve, at: int) -> str:
         f"{holds}, no {attack(provenance, radius)}{units} on each sample, all at once, "
         f"{'lowers' if lowest else 'raises'} the {what} {'below' if lowest else 'above'} {limit(bound[at])}."
     )
+    if curve.method is not None and curve.method[at] == "aggregate":
+        text += " It says nothing of a single sample."
     if curve.population is not None:
         condition = ", given that they would be certified," if curve.scope == "certified" else ""
         text += (

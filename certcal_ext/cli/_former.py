@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from certcal_ext.cli import baselines, compare, forecast, milp
 from certcal_ext.cli._common import note
-from certcal_ext.cli.recalibrate import Gain, split_and_fit
+from certcal_ext.cli.recalibrate import Gain, MapOptions, split_and_fit
 
 if TYPE_CHECKING:
     from certcal_ext.certificates.file_options import FileOptions
@@ -62,7 +62,9 @@ class FormerOptions:
         """The recalibration that is asked for."""
         if self.recalibrate is None:
             return None
-        return split_and_fit(table.certificates, self.recalibrate, self.fit_radius, asked)
+        return split_and_fit(
+            table.certificates, MapOptions(kind=self.recalibrate, fit_radius=self.fit_radius), asked
+        )
 
     def parts(self, file: Path, source: FileOptions, table: Table) -> dict[str, Part | None]:
         """The further tables that are asked for, by their names in JSON."""

@@ -29,7 +29,8 @@ class MetricOptions:
         scope: certified: over the samples certified at the radius; all: over every sample, the others at their worst. Only
             all compares models fairly.
         delta: also bounds that hold for the whole data set at once but for this probability.
-        joint: how these are found: binomial, union, or the better of the two (best).
+        joint: how these are found: binomial, union, the better of the two (best), or aggregate: of the data set as
+            a whole, from a hundredth of the draws.
         population: also for the population that the samples come from, of metrics that have such a bound; needs --delta.
         clip: log loss of confidences reported in [CLIP, 1 - CLIP].
         clip_dtype: float64 or float32: what the deployed model clips in, for the log loss.
@@ -89,9 +90,14 @@ class MetricOptions:
             return ("ece", "brier") if more else ()
         from certcal_ext.metrics.registry import METRICS, top_label
 
+        every = top_label()
+        if self.joint == "aggregate":
+            from certcal_ext.certificates.data_set import has_bound
+
+            every = tuple(filter(has_bound, every))
         words = [word.strip() for word in self.metrics.split(",")]
         names = dict.fromkeys(
-            name for word in words for name in (top_label() if word == "all" else (word,))
+            name for word in words for name in (every if word == "all" else (word,))
         )
         for name in names:
             if name not in METRICS:

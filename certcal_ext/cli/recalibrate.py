@@ -31,6 +31,10 @@ EXAMPLES = _common.examples(
         "A map that keeps more resolution, and the certificates of the other half",
         "certcal recalibrate counts.npz --kind tradeoff --out recalibrated.parquet",
     ),
+    (
+        "A map for each predicted class",
+        "certcal recalibrate counts.npz --by predicted --fit-radius 0.25",
+    ),
 )
 
 
@@ -43,10 +47,13 @@ class MapOptions:
             temperature or constant.
         fit_radius: radius that the map is fitted at. Default: the largest one listed at which half of the fitting half is
             certified.
+        by: predicted fits a map for each predicted class, which no attack on a certified sample changes; a class with few
+            samples is drawn to the common map. Default: one map for all.
     """
 
     kind: str = "isotonic"
     fit_radius: float | None = None
+    by: str | None = None
 
 
 @unfolded
@@ -63,7 +70,7 @@ def recalibrate(
     _common.writable(out, "--out")
     certificates = _common.read_certificates(file, source, keep_counts=metrics.need_counts)
     table = where.table(certificates)
-    gain = split_and_fit(certificates, fit.kind, fit.fit_radius, where.asked())
+    gain = split_and_fit(certificates, fit, where.asked())
     table = gain.others(table)
     parts = {
         "radii": table.curve(file),
@@ -112,6 +119,8 @@ class Gain:
         }
 
     def _show(self, rows: Rows) -> None:
+        from certcal_ext.recalibration.row_maps import LabelMaps
+
         heads = ("Radius", "Cert. Brier", "after", "Cert. ECE", "after", "Const. Brier")
         cells = []
         for radius, report in rows:
@@ -132,7 +141,8 @@ class Gain:
                 _claims.fixed(after.auroc, 3),
             ]
             cells.append(line)
-        title = f"Recalibration, before and after ({self.split.kind})"
+        of_class = ", by predicted class" if isinstance(self.split.mapping, LabelMaps) else ""
+        title = f"Recalibration, before and after ({self.split.kind}{of_class})"
         print_table(title, (*heads, "Resol.", "after", "AUROC", "after"), cells)
         typer.echo(
             f"The map was fitted to the worst case at radius {_claims.size(self.split.radius)} of "
@@ -148,22 +158,22 @@ class Gain:
 
 
 def split_and_fit(
-    certificates: Certificates, kind: str, radius: float | None, radii: Sequence[float] | None
+    certificates: Certificates, fit: MapOptions, radii: Sequence[float] | None
 ) -> Gain:
     """Fits on one half, at a radius that the other half has no say in.
 
     Args:
         certificates: the samples.
-        kind: of the map.
-        radius: to fit at; None takes the largest of ``radii`` at which half of the fitting half is certified.
+        fit: the map.
         radii: that were asked for; None takes the default ones of the fitting half.
     """
     from certcal_ext.certificates.guarantee import default_radii
     from certcal_ext.certificates.recalibrate import halves, recalibrate_split
 
+    radius = fit.fit_radius
     if radius is None:
         fitting, _ = halves(certificates)
         listed = default_radii(fitting) if radii is None else radii
         enough = [r for r in listed if 2 * len(fitting.at(r)) >= len(fitting)]
         radius = max(enough, default=min(listed))
-    return Gain(recalibrate_split(certificates, radius, kind))
+    return Gain(recalibrate_split(certificates, radius, fit.kind, by=fit.by))

@@ -47,6 +47,10 @@ class SmoothedClassifier:
         allow: what the model may be, which is else refused before anything is drawn, and is then noted in the result:
             "random" (other logits for the same images), "batch_dependent" (other logits for an image among other
             images), "probabilities" (a softmax or sigmoid at its end).
+        graph: on a GPU, capture noise and model in a CUDA graph and replay it, which saves a small model the host's time.
+            The numbers are the same. The model must do the same work for all images, and not wait for the device.
+
+    A model may be compiled, by ``model.compile()`` or ``torch.compile(model)``: fingerprint and name are those of the model.
 
     Raises:
         TypeError: model is not a ``torch.nn.Module``, or an argument of the wrong kind.
@@ -73,6 +77,7 @@ class SmoothedClassifier:
         seed: int = 0,
         *,
         allow: Collection[str] = (),
+        graph: bool = False,
     ) -> None:
         torch = _require_torch()
         if not isinstance(model, torch.nn.Module):
@@ -82,6 +87,7 @@ class SmoothedClassifier:
         self.sigma = drawn_sigma(sigma)
         self.seed = _check.whole_number("seed", seed, 0, MAX_SEED)
         self.allow = checked_allow(allow)
+        self.graph = _check.flag("graph", graph)
 
     def certify(
         self,
@@ -212,8 +218,17 @@ class SmoothedClassifier:
     def sampler(
         self, batch_size: int, on_draws: Callable[[int], None] = lambda draws: None
     ) -> Sampler:
-        """What takes draws of this classifier, inside ``frozen``; arguments as ``Sampler``."""
-        return Sampler(self.model, self.num_classes, self.sigma, self.seed, batch_size, on_draws)
+        """What takes draws of this classifier, inside ``frozen``.
+
+        Args:
+            batch_size: most noisy images in a forward pass.
+            on_draws: called with the number of draws of each pass.
+
+        Returns:
+            ``Sampler``.
+        """
+        named = (self.model, self.num_classes, self.sigma, self.seed)
+        return Sampler(*named, batch_size, on_draws, graph=self.graph)
 
     def checked(
         self, images: torch.Tensor, *, scores: bool = False, batch_size: int = 1024

@@ -6,8 +6,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,12 +24,13 @@ from certcal_ext.smoothing.noise import (
     interleaved_channels,
     write_noise,
 )
+from certcal_ext.smoothing.passes import GraphedPass, Window, halves, on_gpu, one_thread, tiles
 from certcal_ext.smoothing.votes import (
     ScoreHistogram,
+    Tallies,
     fault_message,
     prepared_logits,
     write_votes,
-    write_votes_and_scores,
 )
 
 if TYPE_CHECKING:
@@ -78,31 +78,6 @@ class _Images:
     device: torch.device
 
 
-@dataclass(frozen=True)
-class _Tallies:
-    """The counters on the device, ready to be handed over."""
-
-    votes: Any  # (N, K) int64
-    classes: Any = None  # (N,) int64, whose scores are counted, or None
-    histogram: Any = None  # (N, J) int64
-    sums: Any = None  # (N, 2) int64
-
-    def add(self, logits: torch.Tensor, rows: slice, near: Any, margins: Any, faults: Any) -> None:
-        """Counts (B, D, K) logits of some samples."""
-        votes, marks = self.votes[rows], None if margins is None else near
-        if self.classes is None:
-            write_votes(logits, votes, marks, margins, faults)
-        else:
-            scores = self.classes[rows], self.histogram[rows], self.sums[rows]
-            write_votes_and_scores(logits, scores[0], votes, marks, margins, *scores[1:], faults)
-
-    def on_host(self) -> Counts:
-        if self.classes is None:
-            return Counts(on_host(self.votes))
-        scores = ScoreHistogram(on_host(self.histogram), on_host(self.sums))
-        return Counts(on_host(self.votes), scores)
-
-
 class Sampler:
     """Counts votes and scores of noisy images, a rectangle of (samples x draws) at a time.
 
@@ -126,6 +101,9 @@ class Sampler:
         batch_size: most noisy images in one forward pass; halved where memory runs out.
         on_draws: called with the number of draws of a pass that was counted, or given to a GPU.
         unread_passes: see :class:`Marks`.
+        graph: on a GPU, capture noise and model once a shape of pass and replay them (near ties too): the host then does
+            little a pass, which is what small models wait for. The model must be capturable: the same work for all images
+            of a shape, and no waiting for the device.
     """
 
     def __init__(
@@ -137,6 +115,7 @@ class Sampler:
         batch_size: int,
         on_draws: Callable[[int], None] = lambda draws: None,
         unread_passes: int | None = None,
+        graph: bool = False,
     ) -> None:
         self._model = model
         self.num_classes, self.largest_batch = num_classes, batch_size
@@ -151,6 +130,9 @@ class Sampler:
         self._precision: str | None = None  # what it computes in, seen in the first pass
         self._buffer: torch.Tensor | None = None
         self._handed_buffer: Any = None
+        self._graph = graph
+        self._graphs: dict[tuple[Any, ...], GraphedPass] = {}
+        self._window: Window | None = None
 
     def gather(
         self,
@@ -183,7 +165,10 @@ class Sampler:
         given = self._given(images, sample_ids, first_draw)
         tallies = self._tallies(len(images), score_classes, score_bins, given.device)
         size = self._most_in_a_pass(given)
-        pending = deque(_tiles(len(images), draws, size))
+        # On a GPU all passes have one shape; on the CPU that would only be work.
+        one_shape = on_gpu(given.device) and len(images) * draws > 0
+        self._window = Window.of(len(images), draws, size) if one_shape else None
+        pending = deque(self._window.tiles() if self._window else tiles(len(images), draws, size))
         marks = Marks(sample_ids, len(images) * draws, size, given.device, self._unread_passes)
         margins: Margins | None = None
         alone: list[tuple[int, int]] = []
@@ -191,9 +176,9 @@ class Sampler:
             rows, columns = pending.popleft()
             logits = None
             if (rows.stop - rows.start) * len(columns) <= self._batch_size:
-                logits = self._logits_if_they_fit(given, rows, columns.start, len(columns))
+                logits = self._logits_if_they_fit(given, rows, columns)
             if logits is None:
-                pending.extendleft(reversed(_halves(rows, columns)))
+                pending.extendleft(reversed(halves(rows, columns)))
                 continue
             margins = margins or Margins(str(self._precision), len(images), given.device)
             near, faults = marks.of_pass(rows, columns)
@@ -203,7 +188,10 @@ class Sampler:
             self._on_draws(logits.shape[0] * logits.shape[1])
         alone += marks.read()
         self._count_alone(given, sample_ids, alone, tallies.votes)
-        return tallies.on_host()
+        votes = on_host(tallies.votes)
+        if tallies.classes is None:
+            return Counts(votes)
+        return Counts(votes, ScoreHistogram(on_host(tallies.histogram), on_host(tallies.sums)))
 
     def _given(
         self,
@@ -234,7 +222,7 @@ class Sampler:
         score_classes: NDArray[np.int64] | None,
         score_bins: int,
         device: torch.device,
-    ) -> _Tallies:
+    ) -> Tallies:
         import torch
 
         def zeros(*shape: int) -> Any:
@@ -242,9 +230,9 @@ class Sampler:
 
         votes = zeros(samples, self.num_classes)
         if score_classes is None:
-            return _Tallies(votes)
+            return Tallies(votes)
         classes = torch.from_numpy(np.ascontiguousarray(score_classes, np.int64)).to(device)
-        return _Tallies(votes, handed_over(classes), zeros(samples, score_bins), zeros(samples, 2))
+        return Tallies(votes, handed_over(classes), zeros(samples, score_bins), zeros(samples, 2))
 
     def images_of_a_pass(self, image: torch.Tensor) -> int:
         """Noisy images of a forward pass, at most, where the image (1, ...) is typical."""
@@ -261,25 +249,24 @@ class Sampler:
         cached = _CACHED_BYTES * threads // int(given.pixels[0].nbytes)
         return min(self._batch_size, max(cached, _FEWEST_IMAGES * threads))
 
-    def _logits_if_they_fit(
-        self, given: _Images, rows: slice, first_column: int, draws: int
-    ) -> Any:
-        """``_logits``, or None where memory ran out: half as many images then go into a pass from here on.
+    def _logits_if_they_fit(self, given: _Images, rows: slice, columns: range) -> Any:
+        """``_windowed``, or None where memory ran out: half as many images then go into a pass from here on.
 
         Nothing was counted by then, and a draw does not depend on the batch it is in, so the counts stay the same.
         """
         import torch
 
         try:
-            return self._logits(given, rows, first_column, draws)
+            return self._windowed(given, rows, columns)
         except (RuntimeError, MemoryError) as error:
-            images = (rows.stop - rows.start) * draws
+            images = (rows.stop - rows.start) * len(columns)
             if not is_out_of_memory(error) or images == 1:
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
         self._buffer = self._handed_buffer = (
             None  # outside of the handler, whose error holds the model's own tensors
         )
+        self._graphs, self._window = {}, None
         self._batch_size = images // 2
         if given.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -302,7 +289,7 @@ class Sampler:
         if not pairs:
             return
         faults = torch.zeros(2, dtype=torch.int64, device=given.device)
-        with _one_thread():
+        with one_thread():
             for row, column in pairs:
                 one = slice(row, row + 1)
                 write_votes(self._logits(given, one, column, 1), votes[one], None, None, faults)
@@ -310,9 +297,24 @@ class Sampler:
         if message is not None:
             raise ValueError(f"{message}, among samples {sample_ids[0]} to {sample_ids[-1]}")
 
+    def _windowed(self, given: _Images, rows: slice, columns: range) -> Any:
+        """(B, D, K) logits of some draws of some images, from a pass of the one shape where there is one."""
+        if self._window is None:
+            return self._logits(given, rows, columns.start, len(columns))
+        of_pass, drawn = self._window.around(rows, columns)
+        logits = self._logits(given, of_pass, drawn.start, len(drawn))
+        row, column = rows.start - of_pass.start, columns.start - drawn.start
+        there = slice(row, row + rows.stop - rows.start), slice(column, column + len(columns))
+        return logits[there].contiguous()
+
     def _logits(self, given: _Images, rows: slice, first_column: int, draws: int) -> Any:
         """(B, D, K) logits of D draws of each of B images."""
         batch = rows.stop - rows.start
+        first_draws = given.first_draws[rows]
+        # The very first pass is watched, and then all that it does is done.
+        captures = self._graph and on_gpu(given.device) and self._precision is not None
+        if captures and (first_draws == first_draws[0]).all():
+            return self._replayed(given, rows, int(first_draws[0]) + first_column, draws)
         noisy, out = self._noise_buffer(batch * draws * math.prod(given.shape), given.device)
         out = out.reshape(batch, draws, -1)
         for run in given.runs:
@@ -327,9 +329,30 @@ class Sampler:
                     out[start - rows.start : stop - rows.start],
                     given.channels,
                 )
-        inputs = noisy.view(batch * draws, *given.shape).to(self._dtype)
-        output = self._run(inputs if given.channels == 1 else inputs.movedim(-1, 1))
-        return self._checked(output, batch, draws)
+        return self._checked(self._run(self._inputs(given, noisy)), batch, draws)
+
+    def _inputs(self, given: _Images, noisy: torch.Tensor) -> torch.Tensor:
+        """Noise in the order of memory as the model takes it."""
+        inputs = noisy.view(-1, *given.shape).to(self._dtype)
+        return inputs if given.channels == 1 else inputs.movedim(-1, 1)
+
+    def _replayed(self, given: _Images, rows: slice, first_draw: int, draws: int) -> Any:
+        """``_logits`` from a graph, of draws that begin at one number."""
+        import torch
+
+        batch = rows.stop - rows.start
+        pixels, ids = torch.as_tensor(given.pixels[rows]), torch.as_tensor(given.ids[rows])
+
+        def compute(pixels: torch.Tensor, ids: torch.Tensor, first: torch.Tensor) -> Any:
+            shape = batch, draws, math.prod(given.shape)
+            noisy = torch.empty(shape, dtype=getattr(torch, self._drawn_in), device=pixels.device)
+            write_noise(pixels, self._sigma, self._seed, ids, 0, noisy, given.channels, first)
+            return self._checked(self._model(self._inputs(given, noisy)), batch, draws)
+
+        key = batch, draws, given.shape, given.channels, given.device
+        if key not in self._graphs:
+            self._graphs[key] = GraphedPass(compute, pixels, ids)
+        return self._graphs[key].logits(pixels, ids, first_draw)
 
     def _run(self, inputs: torch.Tensor) -> Any:
         """The model; the first pass is watched."""
@@ -360,36 +383,3 @@ class Sampler:
                 f"num_classes={self.num_classes}, got {tuple(output.shape)}"
             )
         return prepared_logits("model", output).view(batch, draws, self.num_classes)
-
-
-def _halves(rows: slice, columns: range) -> list[tuple[slice, range]]:
-    """The two halves of a rectangle of more than one pair."""
-    if len(columns) > 1:
-        middle = len(columns) // 2
-        return [(rows, columns[:middle]), (rows, columns[middle:])]
-    row = (rows.start + rows.stop) // 2
-    return [(slice(rows.start, row), columns), (slice(row, rows.stop), columns)]
-
-
-def _tiles(samples: int, draws: int, batch_size: int) -> Iterator[tuple[slice, range]]:
-    """Rectangles of at most ``batch_size`` (sample, draw) pairs that cover all of them."""
-    width = min(draws, batch_size)
-    height = max(1, batch_size // width)
-    for row in range(0, samples, height):
-        for first in range(0, draws, width):
-            yield slice(row, min(row + height, samples)), range(first, min(first + width, draws))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -158,3 +158,22 @@ def write_scores(logits: Any, classes: Any, histogram: Any, sums: Any, faults: A
 def write_votes_and_scores(logits: Any, classes: Any, *arrays: Any) -> None:
     """Both in one pass: near ties have a score and no vote, a fault counts once; see ``_core.count_votes_and_scores``."""
     _write(core.count_votes_and_scores, logits, classes, *arrays)
+
+
+@dataclass(frozen=True)
+class Tallies:
+    """The counters on the device, ready to be handed over."""
+
+    votes: Any  # (N, K) int64
+    classes: Any = None  # (N,) int64, whose scores are counted, or None
+    histogram: Any = None  # (N, J) int64
+    sums: Any = None  # (N, 2) int64
+
+    def add(self, logits: Any, rows: slice, near: Any, margins: Any, faults: Any) -> None:
+        """Counts (B, D, K) logits of some samples."""
+        votes, marks = self.votes[rows], None if margins is None else near
+        if self.classes is None:
+            write_votes(logits, votes, marks, margins, faults)
+        else:
+            scores = self.classes[rows], self.histogram[rows], self.sums[rows]
+            write_votes_and_scores(logits, scores[0], votes, marks, margins, *scores[1:], faults)

@@ -27,24 +27,47 @@ inline constexpr float kWholeNumbers = 0x1.8p+23f;
 
 inline constexpr float kExpUnderflow = -23.0f;  // exp(-23) < 2^-33 rounds to no unit at all
 
-// round(exp(x) * 2^32) for x <= 0.
-CERTCAL_HD uint64_t exp_units(float x) {
+// exp(x) / 2^n for n = floor(x / log 2 + 1/2).
+CERTCAL_HD float exp_without_powers_of_two(float x, float n) {
+  const float r = fused(n, -kLog2Low, fused(n, -kLog2High, x));  // log 2 in two pieces
+  return fused(r * r, exp_tail(r), r + 1.0f);
+}
+
+// round(exp(x) * 2^32) for x <= 0, as a processor has it that converts as fast as it adds.
+CERTCAL_HD uint64_t exp_units_by_doubles(float x) {
+  if (!(x > kExpUnderflow)) return 0;
+  const float n = floorf(fused(x, kLog2E, 0.5f));
+  const float e = exp_without_powers_of_two(x, n);
+  // n >= -34: scale by 2^(n + 35) * 2^-3, both exact, then round to the nearest unit.
+  const double scale = static_cast<double>(uint64_t{1} << (static_cast<int>(n) + 35)) * 0.125;
+  return static_cast<uint64_t>(static_cast<double>(e) * scale + 0.5);
+}
+
+// The same on a device that converts a quarter as fast as it adds, or less, and has hardly any doubles.
+CERTCAL_HD uint64_t exp_units_by_shifts(float x) {
   const bool counts = x > kExpUnderflow;
   const float y = counts ? x : kExpUnderflow;
   const float turns = fused(y, kLog2E, 0.5f);
-  // floor(turns), and as a whole number, by additions: a device converts a quarter or less as fast as it adds.
+  // floor(turns), and as a whole number, by additions.
   const float rounded = turns + kWholeNumbers;
   const bool above = rounded - kWholeNumbers > turns;
   const float n = rounded - kWholeNumbers - (above ? 1.0f : 0.0f);
   const int32_t whole = static_cast<int32_t>(bits_of(rounded) - bits_of(kWholeNumbers)) - above;
-  const float r = fused(n, -kLog2Low, fused(n, -kLog2High, y));  // log 2 in two pieces
-  const float e = fused(r * r, exp_tail(r), r + 1.0f);
+  const float e = exp_without_powers_of_two(y, n);
   // e = mantissa * 2^(exponent - 23) is to be scaled by 2^(n + 32) and rounded to the nearest unit. n >= -34 and e > 1/2, so
   // that many units of 2^-28 are whole, and fewer than 2^62.
   const int32_t exponent = static_cast<int32_t>(bits_of(e) >> 23) - 127;
   const uint64_t mantissa = (bits_of(e) & 0x007FFFFFu) | 0x00800000u;
   const uint64_t units = ((mantissa << (exponent + whole + 37)) + (uint64_t{1} << 27)) >> 28;
   return counts ? units : 0;
+}
+
+CERTCAL_HD uint64_t exp_units(float x) {
+#ifdef __CUDA_ARCH__
+  return exp_units_by_shifts(x);
+#else
+  return exp_units_by_doubles(x);
+#endif
 }
 
 // e_units / sum_units as a double in [0, 1]; sum_units > 0 since the largest logit has 2^32 units.

@@ -28,7 +28,14 @@ struct Shape {
 };
 const std::vector<Shape> kShapes = {{0xFFFFFFFFu, cuda_on_host::Order::kForward, 2},
                                     {2, cuda_on_host::Order::kReverse, 1},
-                                    {0xFFFFFFFFu, cuda_on_host::Order::kRandom, 132}};
+                                    {0xFFFFFFFFu, cuda_on_host::Order::kRandom, 12}};
+
+// Two of them, by turns: all take their time.
+std::vector<Shape> two_shapes() {
+  static size_t turn = 0;
+  ++turn;
+  return {kShapes[turn % 3], kShapes[(turn + 1) % 3]};
+}
 
 template <class Launch>
 void run_in(const Shape& shape, const Launch& launch) {
@@ -81,12 +88,14 @@ std::vector<Stored> stored_logits(Random& random, int64_t rows, int64_t classes)
 struct RowShape {
   int64_t batch, draws, classes;
 };
+// The last ones are those of the sampler: an image alone, many draws of one, some of each of several.
 // Each width of thread group; tiles within one sample, over many samples, and with more words than shared memory holds.
-const std::vector<RowShape> kRowShapes = {{0, 5, 3},     {5, 0, 3},    {1, 1, 1},    {1, 1, 2},
-                                          {31, 1, 2},    {32, 1, 3},   {1, 33, 8},   {255, 3, 8},
-                                          {9, 1000, 4},  {256, 1, 9},  {257, 2, 10}, {3, 701, 10},
-                                          {1, 513, 64},  {2, 31, 65},  {7, 33, 257}, {300, 1, 33},
-                                          {2, 131, 100}, {1, 9, 4097}, {3, 1, 10001}};
+const std::vector<RowShape> kRowShapes = {
+    {0, 5, 3},     {5, 0, 3},     {1, 1, 1},    {1, 1, 2},      {31, 1, 2},
+    {32, 1, 3},    {1, 33, 8},    {255, 3, 8},  {9, 1000, 4},   {256, 1, 9},
+    {257, 2, 10},  {3, 701, 10},  {1, 513, 64}, {2, 31, 65},    {7, 33, 257},
+    {300, 1, 33},  {2, 131, 100}, {1, 9, 4097}, {3, 1, 10001},  {1, 1, 10},
+    {1, 1024, 10}, {10, 100, 10}, {1, 1, 1000}, {1, 250, 1000}, {5, 16, 1001}};
 
 // Other margins for neighbours.
 std::vector<double> margins_of(const RowShape& s) {
@@ -108,7 +117,7 @@ void check_votes(const RowShape& s, Random& random) {
     count_votes_cpu(logits.data(), s.batch, s.draws, s.classes, margins.data(),
                     expected_counts.data(), marks ? expected_ties.data() : nullptr,
                     expected_faults.data(), 1);
-    for (const Shape& shape : kShapes) {
+    for (const Shape& shape : two_shapes()) {
       auto got_counts = counts;
       auto got_faults = faults;
       auto got_ties = near_ties;
@@ -153,7 +162,7 @@ void check_scores(const RowShape& s, int64_t bins, Random& random) {
     count_votes_and_scores_cpu(logits.data(), classes, s.batch, s.draws, s.classes, bins,
                                margins.data(), both.counts.data(), both.near_ties.data(),
                                both.histogram.data(), both.sums.data(), both.faults.data(), 1);
-    for (const Shape& shape : kShapes) {
+    for (const Shape& shape : two_shapes()) {
       Words got = start;
       run_in(shape, [&] {
         return launch_score_histogram(logits.data(), classes, s.batch, s.draws, s.classes, bins,
@@ -181,11 +190,12 @@ TEST_CASE_TEMPLATE("add_noise_kernel gives the bits of add_noise_cpu", Value, fl
     int64_t batch, elements, draws, channels;
   };
   const std::vector<NoiseShape> shapes = {
-      {0, 4, 3, 1},    {2, 0, 3, 1},     {2, 4, 0, 1},     {1, 1, 1, 1},  {2, 3, 9, 1},
-      {3, 4, 8, 1},    {2, 31, 17, 1},   {2, 32, 1, 1},    {1, 33, 7, 1}, {5, 255, 3, 1},
-      {2, 256, 16, 1}, {1, 257, 100, 1}, {3, 3072, 11, 1}, {2, 3, 9, 3},  {2, 12, 9, 3},
-      {2, 24, 1, 3},   {3, 27, 17, 3},   {2, 32, 5, 2},    {2, 32, 5, 4}, {3, 3072, 11, 3},
-      {1, 771, 9, 3},  {2, 4, 9, 4},     {1, 48, 9, 16}};
+      {0, 4, 3, 1},     {2, 0, 3, 1},     {2, 4, 0, 1},     {1, 1, 1, 1},    {2, 3, 9, 1},
+      {3, 4, 8, 1},     {2, 31, 17, 1},   {2, 32, 1, 1},    {1, 33, 7, 1},   {5, 255, 3, 1},
+      {2, 256, 16, 1},  {1, 257, 100, 1}, {3, 3072, 11, 1}, {2, 3, 9, 3},    {2, 12, 9, 3},
+      {2, 24, 1, 3},    {3, 27, 17, 3},   {2, 32, 5, 2},    {2, 32, 5, 4},   {3, 3072, 11, 3},
+      {1, 771, 9, 3},   {2, 4, 9, 4},     {1, 48, 9, 16},   {1, 3072, 1, 3}, {1, 3072, 256, 3},
+      {16, 3072, 4, 1}, {1, 150528, 2, 3}};
   Value guard;
   round_to(9.0f, guard);
   for (const NoiseShape& s : shapes) {
@@ -203,7 +213,7 @@ TEST_CASE_TEMPLATE("add_noise_kernel gives the bits of add_noise_cpu", Value, fl
       add_noise_cpu(images.data() + offset, ids.data(), 0.7f, 1234567890123u, s.batch, s.elements,
                     0xFFFFFFFEu, s.draws, expected.data() + offset, 1, SimdPath::kScalar,
                     s.channels);
-      for (const Shape& shape : kShapes) {
+      for (const Shape& shape : two_shapes()) {
         std::vector<Value> out(size + offset + 8, guard);
         run_in(shape, [&] {
           return launch_add_noise(images.data() + offset, ids.data(), 0.7f, 1234567890123u, s.batch,
@@ -282,6 +292,34 @@ TEST_CASE_TEMPLATE("score_histogram_kernel gives the histogram of score_histogra
   }
   check_scores<Real>({2, 131, 100}, 4096, random);
   check_scores<Real>({2, 3, 100000}, 4096, random);
+}
+
+// On a stream that nobody waits for, so that only the launch is looked at.
+TEST_CASE("small launches are spread over the processors, large ones in few tiles") {
+  cuda_on_host::processors = 132;
+  cuda_on_host::Stream stream;
+  const auto blocks_of_votes = [&](int64_t rows, int64_t classes) {
+    REQUIRE(launch_count_votes<BFloat16>(nullptr, 1, rows, classes, nullptr, nullptr, nullptr,
+                                         nullptr, &stream) == cudaSuccess);
+    return cuda_on_host::last_blocks;
+  };
+  const auto blocks_of_noise = [&](int64_t batch, int64_t draws, int64_t channels) {
+    REQUIRE(launch_add_noise<BFloat16>(nullptr, nullptr, 1.0f, 0, batch, 3072, 0, draws, nullptr,
+                                       &stream, channels) == cudaSuccess);
+    return cuda_on_host::last_blocks;
+  };
+  CHECK(blocks_of_votes(1024, 10) == 32);   // a pass of each block
+  CHECK(blocks_of_votes(256, 1000) == 32);  // a row a warp
+  CHECK(blocks_of_votes(4096, 1000) >= 3 * 132);
+  CHECK(blocks_of_votes(400'000, 1000) <= kMaxBlocks);
+  CHECK(blocks_of_votes(10'000'000, 10) <= 10'000'000 / (256 * 16) + 1);
+  for (const int64_t channels : {1, 3}) {
+    CHECK(blocks_of_noise(1, 1000, channels) >= 132);
+    CHECK(blocks_of_noise(8, 10'000, channels) >= 4 * 132);
+    CHECK(blocks_of_noise(1, 1, channels) >= 1);
+  }
+  stream.work.clear();
+  cuda_on_host::processors = 2;
 }
 
 TEST_CASE("empty input launches nothing") {

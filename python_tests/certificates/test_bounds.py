@@ -15,8 +15,8 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
 import certcal_ext as cc
-from certcal_ext.certificates.rows import largest_gap
 from certcal_ext.metrics.base import Options, Samples
+from certcal_ext.metrics.gaps import largest_gap
 from certcal_ext.metrics.registry import METRICS as EVERY
 from certcal_ext.metrics.registry import metric_of
 from certcal_ext.recalibration.maps import StepMap

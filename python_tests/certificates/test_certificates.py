@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import pickle
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,8 @@ from reference import plain_brier, plain_ece, smoothed_set, worst_brier, worst_e
 from samples import ALPHA, SIGMA, N, certificates, votes
 
 import certcal_ext as cc
+from certcal_ext.certificates import files, from_draws, from_others
+from certcal_ext.metrics.registry import METRICS
 
 
 def quiet_curve(cert: cc.Certificates, *args: object, **options: object) -> cc.Curve:
@@ -173,6 +179,14 @@ def test_without_labels_intervals_are_there_and_metrics_say_so() -> None:
     for call in (cert.curve, cert.brier, cert.ece):
         with pytest.raises(ValueError, match="labels: this metric needs them"):
             call([0.1])
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+@pytest.mark.parametrize("options", [{}, {"scope": "all"}, {"delta": 0.01}])
+def test_every_bound_says_that_there_are_no_labels(metric: str, options: dict[str, Any]) -> None:
+    made = cc.Certificates.from_counts([[990, 10], [200, 800]], None, 0.25, keep_counts=True)
+    with pytest.raises(ValueError, match=r"^labels: "):
+        made.bound(metric, 0.1, **options)
 
 
 def test_more_abstentions_than_certificates_are_warned_of() -> None:
@@ -347,3 +361,35 @@ def test_arguments_are_not_changed_and_results_are_read_only() -> None:
     other = cc.Certificates.from_intervals([1], lower, [0.6])
     lower[0] = 0.1
     assert other.at(0).lower.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("from_counts", from_draws.counts),
+        ("from_votes", from_draws.votes),
+        ("from_scores", from_draws.scores),
+        ("from_adaptive", from_draws.adaptive),
+        ("from_npz", from_others.npz),
+        ("from_cohen_log", from_others.cohen_log),
+        ("from_intervals", from_others.intervals),
+        ("from_file", files.file),
+    ],
+)
+def test_a_constructor_has_the_words_and_the_signature_of_its_function(
+    name: str, parts: Callable[..., Any]
+) -> None:
+    method = getattr(cc.Certificates, name)
+    assert method.__doc__ == parts.__doc__
+    own, shown = inspect.signature(parts).parameters, inspect.signature(method).parameters
+    assert list(own.values()) == list(shown.values())
+    assert pickle.loads(pickle.dumps(method)) == method
+    needed = [k for k, p in own.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    with pytest.raises(TypeError, match="certainly_none"):
+        method(**dict.fromkeys(needed), certainly_none=1)
+
+
+def test_warnings_of_constructors_name_the_line_that_called() -> None:
+    with pytest.warns(UserWarning, match="1 of 1 samples abstain") as caught:
+        cc.Certificates.from_counts([[50, 50]], [0], sigma=0.25)
+    assert caught[0].filename == __file__

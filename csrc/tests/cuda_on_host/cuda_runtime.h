@@ -88,6 +88,7 @@ inline std::mt19937 random_order;
 inline int processors = 2;
 inline cudaError_t next_launch = cudaSuccess;
 inline int launches = 0;
+inline unsigned last_blocks = 0;  // of the last launch
 
 inline constexpr int kDevices = 3;
 inline int device = 0;
@@ -400,6 +401,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     return told(cudaErrorStreamCaptureUnsupported);
   }
   loaded.insert(reinterpret_cast<const void*>(kernel));
+  last_blocks = config->gridDim.x;
   // As a device does, it takes the values of the arguments now and looks at memory when it runs.
   const Work work = [=, threads = config->blockDim, blocks = config->gridDim] {
     ++launches;

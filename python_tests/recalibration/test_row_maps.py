@@ -19,8 +19,8 @@ from scipy.special import ndtr
 
 import certcal_ext as cc
 from certcal_ext.certificates.recalibrate import recalibrate_split, stack_split
-from certcal_ext.certificates.rows import largest_gap
 from certcal_ext.certificates.stack import stack
+from certcal_ext.metrics.gaps import largest_gap
 from certcal_ext.recalibration.fit import fit_recalibration
 from certcal_ext.recalibration.maps import IdentityMap, LogisticMap, StepMap
 from certcal_ext.recalibration.row_fits import fit_by_label, fit_stack
@@ -412,3 +412,23 @@ def test_class_maps_say_something_at_sigma(shared: Path, sigma: float) -> None:
         skills[by] = np.mean([1 - r.after.certified_brier / r.constant_brier for r in reports if r])
     assert skills[None] < 0.002
     assert skills["predicted"] > 0.025
+
+
+def test_the_command_line_fits_by_class(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from certcal_ext.cli import app
+
+    _, _, labels, counts = linear_counts(8, 300, 2000)
+    path, out = tmp_path / "counts.npz", tmp_path / "by_class.parquet"
+    np.savez(path, counts=counts[0], labels=labels, sigma=0.25)
+    ask = ["recalibrate", str(path), "--by", "predicted", "--fit-radius", "0.1", "--radii", "0.1"]
+    said = CliRunner().invoke(app, [*ask, "--json", "--out", str(out)])
+    assert said.exit_code == 0, said.output
+    stored = read_map(json.loads(said.output)["recalibration"]["map"])
+    assert cc.Certificates.from_parquet(out).recalibration == stored
+    assert isinstance(stored, LabelMaps)
+    words = CliRunner().invoke(app, ask).output
+    assert "isotonic, by predicted class" in " ".join(words.split())
+    wrong = CliRunner().invoke(app, [*ask[:3], "group"])
+    assert wrong.exit_code == 2
