@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Readers of a user's images and labels: ``.npz``, idx (plain or gzip) and ``.pt`` files.
+"""Readers of a user's images and labels: folders of images, ``.npz``, ``.npy``, idx (plain or gzip) and ``.pt`` files.
 
 Images come back as float32 (N, C, H, W) in [0, 1], the space in which noise and radius are
 measured. Normalisation belongs inside the model, so pixel values outside [0, 1] are an error here
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 import struct
 import warnings
 import zlib
@@ -21,10 +22,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certcal_ext._file_kinds import what_it_seems
 from certcal_ext._npz import MOST_EXPANSION, read_npz
+from certcal_ext.certificates.columns import role_of
+from certcal_ext.image_folder import ImageFolder
 
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHANNELS = (1, 3)
+
+#: So far outside [0, 1] is an error of rounding, in float32.
+_ROUNDING = 2.0**-20
+
+#: What labels are called where nobody says.
+_LABELS = "labels"
+
+#: Parts of names of images, and what labels are called in their place.
+_LABELS_FOR = (("images-idx3", "labels-idx1"), ("images", "labels"), ("x_", "y_"), ("X_", "y_"))
 
 
 @dataclass(frozen=True)
@@ -35,11 +48,13 @@ class ImageData:
         images: (N, C, H, W) float32 in [0, 1].
         labels: (N,) int64, or None where the files hold none.
         ids: (N,) int64, the position of each image in its file: the sample id of its noise.
+        classes: names of the classes, where images are files in a folder for each; else None.
     """
 
     images: NDArray[np.float32]
     labels: NDArray[np.int64] | None
     ids: NDArray[np.int64]
+    classes: tuple[str, ...] | None = None
 
 
 def load_images(
@@ -47,7 +62,7 @@ def load_images(
     labels: str | Path | None = None,
     *,
     images_key: str = "images",
-    labels_key: str = "labels",
+    labels_key: str = _LABELS,
     max_value: float = 255.0,
     skip: int = 0,
     limit: int | None = None,
@@ -55,14 +70,16 @@ def load_images(
     """Reads images, and labels where there are any.
 
     ``.npz`` and dictionaries in ``.pt`` files are asked for ``images_key`` and ``labels_key``
-    (where the labels key is missing, ``label`` is tried, then the labels count as absent); a
-    ``.pt`` file may also hold a tensor or a pair. Any other name is read as idx, the format of
-    MNIST and Fashion-MNIST, gzip or not; the labels of ``...-images-idx3-ubyte`` are found in
-    ``...-labels-idx1-ubyte`` beside it.
+    (where nobody named another, ``label``, ``targets``, ``y`` and their like are tried, then the
+    labels count as absent); a ``.pt`` file may also hold a tensor, a pair, or a list of (image, label)
+    pairs. A folder holds a folder of image files for each class. ``.npy`` is one array. Any other
+    name is read as idx, the format of MNIST and Fashion-MNIST, gzip or not. The labels of
+    ``images.npy`` and ``...-images-idx3-ubyte`` are found in ``labels.npy`` and
+    ``...-labels-idx1-ubyte`` beside them.
 
     Args:
-        data: file of the images, (N, C, H, W) or (N, H, W), uint8 or floating point.
-        labels: file of the labels, (N,) whole numbers; same formats.
+        data: file of the images, (N, C, H, W) or (N, H, W), uint8 or floating point; or a folder.
+        labels: file of the labels, (N,) or (N, 1) whole numbers; same formats.
         images_key: name of the images inside ``data``.
         labels_key: name of the labels inside ``labels``, or inside ``data`` where ``labels`` is
             None.
@@ -92,17 +109,9 @@ def load_images(
     if not 0 < max_value < float("inf"):
         raise ValueError(f"max_value: expected a number > 0, got {max_value}")
     data = Path(data)
-    raw_images, raw_labels = _read(data, images_key, labels_key)
-    if labels is None and raw_labels is None:
-        labels = _idx_labels_beside(data)
-    if labels is not None:
-        first, second = _read(Path(labels), labels_key, labels_key)
-        raw_labels = first if second is None else second
-    total = len(raw_images) if raw_images.ndim else 0
-    if raw_images.size == 0:
-        raise ValueError(
-            f"{data}: expected at least one image, got an array of shape {raw_images.shape}"
-        )
+    folder = ImageFolder.of(data) if data.is_dir() else None
+    raw_images, raw_labels = _raw(data, labels, folder, images_key, labels_key)
+    total = len(raw_images)
     if skip >= total:
         raise ValueError(f"skip: expected less than the {total} images of {data}, got {skip}")
     kept = slice(skip, total if limit is None else min(total, skip + limit))
@@ -111,47 +120,133 @@ def load_images(
         images=_pixels(raw_images[kept], data, max_value),
         labels=checked,
         ids=np.arange(kept.start, kept.stop, dtype=np.int64),
+        classes=None if folder is None else folder.classes,
     )
 
 
-def _read(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """The array called ``key``, and the labels where the same file holds them."""
+def _raw(
+    data: Path, labels: str | Path | None, folder: ImageFolder | None, key: str, labels_key: str
+) -> tuple[Any, NDArray[Any] | None]:
+    """Images, or a folder of them, and labels, as the files have them."""
+    images: Any
+    truth: NDArray[Any] | None
+    if folder is not None:
+        images, truth = folder, folder.labels
+    else:
+        images, truth = _read(data, key, labels_key, labels is None)
+        if not (images.ndim and images.size):
+            raise ValueError(
+                f"{data}: expected at least one image, got an array of shape {images.shape}"
+            )
+    if labels is None and truth is None:
+        labels = _labels_beside(data)
+    if labels is not None:
+        first, second = _read(Path(labels), labels_key, labels_key, False)
+        truth = first if second is None else second
+    return images, truth
+
+
+def _read(
+    path: Path, key: str, labels_key: str, wanted: bool
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """The array called ``key``, and the labels where the same file holds them; ``wanted``: and has to, under their name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix == ".npy":
+        return _read_npy(path), None
     if path.suffix == ".npz":
-        return _read_npz(path, key, labels_key)
+        return _read_npz(path, key, labels_key, wanted)
     if path.suffix in (".pt", ".pth"):
-        return _read_torch(path, key, labels_key)
+        return _read_torch(path, key, labels_key, wanted)
     return _read_idx(path), None
 
 
-def _read_npz(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _read_npy(path: Path) -> NDArray[Any]:
     try:
-        held, names = read_npz(path, {key, labels_key, "label"})
-    except (OSError, ValueError) as error:
+        # Mapped, so that nothing is allocated for what a file claims and does not hold.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read as .npy ({error})") from error
+
+
+def _read_npz(
+    path: Path, key: str, labels_key: str, wanted: bool
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    try:
+        names = read_npz(path, ())[1]
+        key, labels = _keys(path, names, key, labels_key, wanted)
+        held = read_npz(path, {key, *([] if labels is None else [labels])})[0]
+    except OSError as error:
         raise ValueError(f"{path}: cannot be read as .npz ({error})") from error
-    if key not in held:
-        raise ValueError(_no_key(path, key, names))
-    found = next((name for name in (labels_key, "label") if name in held), None)
-    return held[key], held[found] if found is not None and found != key else None
+    except ValueError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise ValueError(f"{path}: cannot be read as .npz ({error})") from error
+    return held[key], None if labels is None else held[labels]
 
 
-def _read_torch(path: Path, key: str, labels_key: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _keys(
+    path: Path, names: list[str], key: str, labels_key: str, wanted: bool
+) -> tuple[str, str | None]:
+    """The names of images and labels in a file; of labels alone, where those are asked for."""
+    alone = key == labels_key
+    likely = [labels_key, *(key.replace(a, b) for a, b in _LABELS_FOR if a in key and not alone)]
+    if labels_key == _LABELS:
+        likely += sorted((name for name in names if role_of(name) == "label"), key=_usual)
+    labels = next((name for name in likely if name in names and (alone or name != key)), None)
+    if alone:
+        if labels is None:
+            raise ValueError(_no_key(path, key, names))
+        return labels, None
+    if key not in names or (wanted and labels is None and labels_key != _LABELS):
+        raise ValueError(_no_key(path, labels_key if key in names else key, names))
+    if wanted and labels is None and len(names) > 1:
+        warnings.warn(
+            f"{path}: no labels: none of {', '.join(names)} has a usual name of them; if one is, name it with labels_key",
+            stacklevel=5,
+        )
+    return key, labels
+
+
+def _usual(name: str) -> tuple[bool, str]:
+    """Where several names are those of labels, the plainest comes first."""
+    return name not in ("label", "target", "targets", "y"), name
+
+
+def _read_torch(
+    path: Path, key: str, labels_key: str, wanted: bool
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
     try:
-        import torch  # noqa: F401
+        import torch
     except ImportError as error:
         raise ImportError(f'{path}: needs torch: pip install "certcal_ext[torch]"') from error
     held = load_torch_file(path)
     labels: Any = None
     if isinstance(held, dict):
-        if key not in held:
-            raise ValueError(_no_key(path, key, [str(name) for name in held]))
-        found = next((name for name in (labels_key, "label") if name in held), None)
-        labels = held[found] if found is not None and found != key else None
-        held = held[key]
+        entries = {str(name): value for name, value in held.items()}
+        key, name = _keys(path, list(entries), key, labels_key, wanted)
+        held, labels = entries[key], None if name is None else entries[name]
+    elif isinstance(held, list | tuple) and held and all(map(_is_pair, held)):
+        if len({tuple(image.shape) for image, _ in held}) > 1:
+            raise ValueError(f"{path}: expected images of one shape in its (image, label) pairs")
+        labels = torch.tensor([int(label) for _, label in held])
+        held = torch.stack([image for image, _ in held])
     elif isinstance(held, list | tuple) and len(held) == 2:
         held, labels = held
     return _own_numbers(path, held), None if labels is None else _own_numbers(path, labels)
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether it is an image with its label."""
+    import torch
+
+    if not (isinstance(item, list | tuple) and len(item) == 2):
+        return False
+    image, label = item
+    whole = isinstance(label, int) or (
+        isinstance(label, torch.Tensor) and label.numel() == 1 and not label.is_floating_point()
+    )
+    return isinstance(image, torch.Tensor) and image.ndim in (2, 3) and whole
 
 
 def _own_numbers(path: Path, value: Any) -> NDArray[Any]:
@@ -198,14 +293,22 @@ def load_torch_file(path: str | Path) -> Any:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = "it holds more than tensors and plain containers, or is no torch file"
-        raise ValueError(
-            f"{path}: cannot be loaded safely (weights_only=True): {reason}"
-        ) from error
     except Exception as error:  # torch's readers let through what their own code stumbles over
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: cannot be read as a torch file ({first})") from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named:
+            raise ValueError(
+                f"{path}: cannot be loaded safely (weights_only=True): it holds {named[1]}, more than tensors and "
+                "plain containers. If you trust the file, save its tensors alone, in Python: "
+                f"import torch; x = torch.load({str(path)!r}, weights_only=False); "
+                "torch.save({k: v for k, v in x.get('state_dict', x).items() if torch.is_tensor(v)}, 'tensors.pt')"
+            ) from error
+        seems = what_it_seems(path)
+        if isinstance(error, pickle.UnpicklingError):
+            first = "cannot be loaded safely (weights_only=True), or is no torch file"
+        raise ValueError(
+            f"{path}: cannot be read as a torch file; it seems to be {seems} ({first})"
+        ) from error
 
 
 def _read_idx(path: Path) -> NDArray[Any]:
@@ -217,7 +320,8 @@ def _read_idx(path: Path) -> NDArray[Any]:
     known = len(head) >= 4 and head[:2] == b"\0\0" and head[2] in _IDX_DTYPES
     if not known:
         raise ValueError(
-            f"{path}: expected .npz, .pt or an idx file (plain or .gz); this is none of them"
+            f"{path}: expected a folder of images, .npz, .npy, .pt or an idx file (plain or .gz); this is none of them, and "
+            f"seems to be {what_it_seems(path)}"
         )
     dims = head[3]
     start = 4 + 4 * dims
@@ -249,9 +353,12 @@ def _unpacked(path: Path, content: bytes, most: int) -> bytes:
         raise ValueError(f"{path}: truncated or damaged gzip file ({error})") from error
 
 
-def _idx_labels_beside(path: Path) -> Path | None:
-    beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    return beside if beside != path and beside.is_file() else None
+def _labels_beside(path: Path) -> Path | None:
+    """A file of labels beside that of the images, where one file holds one array."""
+    if path.suffix in (".npz", ".pt", ".pth"):
+        return None
+    beside = (path.with_name(path.name.replace(a, b)) for a, b in _LABELS_FOR if a in path.name)
+    return next((file for file in beside if file.is_file()), None)
 
 
 def _no_key(path: Path, key: str, names: list[str]) -> str:
@@ -290,16 +397,18 @@ def _pixels(images: NDArray[Any], path: Path, max_value: float) -> NDArray[np.fl
         )
     pixels: NDArray[np.float32] = np.ascontiguousarray(images, dtype=np.float32)
     low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 1):
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise ValueError(
             f"{path}: expected pixels in [0, 1], got values from {low:.4g} to {high:.4g}; "
             "noise and radius live in [0, 1] pixel units, and normalisation belongs inside the "
             "model"
         )
-    return pixels
+    return pixels.clip(0, 1) if low < 0 or high > 1 else pixels
 
 
 def _labels(labels: NDArray[Any], total: int, path: str | Path) -> NDArray[np.int64]:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: expected labels as whole numbers of shape (N,), got {labels.dtype} "

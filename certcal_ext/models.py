@@ -10,17 +10,17 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certcal_ext.datasets import load_torch_file
+from certcal_ext.weights import fitting_state
 
 if TYPE_CHECKING:
     import torch
-
-_NESTED = ("state_dict", "model_state_dict", "model")
-_PARALLEL = "module."
 
 
 def load_model(spec: str, weights: str | Path | None = None) -> torch.nn.Module:
@@ -28,13 +28,14 @@ def load_model(spec: str, weights: str | Path | None = None) -> torch.nn.Module:
 
     The module is looked for in the current folder first, then on the import path. The factory is
     called without arguments (a class works as well) and returns a ``torch.nn.Module`` from images
-    in [0, 1] to logits.
+    in [0, 1] to logits. Where it gives more, its logits are taken: a field or key ``logits``, or the
+    first of a tuple.
 
     Args:
         spec: ``module:factory``, for example ``my_models:resnet110`` or ``package.module:Net``.
-        weights: file written by ``torch.save``: a state dict, or a checkpoint that holds one under
-            ``state_dict``, ``model_state_dict`` or ``model``. The prefix ``module.`` of
-            ``DataParallel`` is taken off. None keeps what the factory returned.
+        weights: file written by ``torch.save``: a state dict, or a checkpoint that holds one
+            anywhere. Prefixes of ``DataParallel``, ``torch.compile``, Lightning and the like are
+            taken off. None keeps what the factory returned.
 
     Returns:
         The model.
@@ -43,6 +44,10 @@ def load_model(spec: str, weights: str | Path | None = None) -> torch.nn.Module:
         ValueError: the spec, the factory or the weights do not fit; the message says which and how.
         ImportError: the module cannot be imported, or torch is missing.
         FileNotFoundError: the weights file does not exist.
+
+    Warns:
+        UserWarning: counters of other tools in the file were left out, or another part of it fits too;
+            later, that logits were taken out of what the model gives.
 
     Example:
         >>> load_model("torch.nn:Identity")
@@ -65,7 +70,50 @@ def load_model(spec: str, weights: str | Path | None = None) -> torch.nn.Module:
         )
     if weights is not None:
         _load_weights(model, Path(weights))
+    model.register_forward_hook(_logits_alone)
     return model.eval()
+
+
+#: Models of which it was said how their logits are taken.
+_TOLD: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _logits_alone(model: Any, images: Any, output: Any) -> Any:
+    """A forward hook: the logits of an output that holds them in a clear place."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return output
+    logits = (
+        output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    )
+    place = "its field logits is"
+    if logits is None and isinstance(output, tuple | list) and output:
+        logits, place = output[0], "the first is"
+        rows = [x for x in output if isinstance(x, torch.Tensor) and x.ndim == 2]
+        if len({x.shape[1] for x in rows}) > 1:
+            logits = None  # features and logits, in any order
+    if not (isinstance(logits, torch.Tensor) and logits.ndim == 2):
+        raise TypeError(
+            f"model: expected logits as one tensor, or with a clear place, got {_shape_of(output)}; return the logits alone"
+        )
+    if model not in _TOLD:
+        _TOLD.add(model)
+        warnings.warn(
+            f"model: gives {_shape_of(output)}; {place} taken for the logits", stacklevel=2
+        )
+    return logits
+
+
+def _shape_of(output: Any) -> str:
+    """What came, in a few words."""
+    held = (
+        output.items()
+        if isinstance(output, Mapping)
+        else enumerate(output if isinstance(output, tuple | list) else ())
+    )
+    parts = [f"{name}: {tuple(getattr(x, 'shape', ())) or type(x).__name__}" for name, x in held]
+    return type(output).__name__ + (f" ({', '.join(parts[:4])})" if parts else "")
 
 
 def _factory(spec: str) -> Any:
@@ -103,31 +151,9 @@ def _factory(spec: str) -> Any:
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    held = load_torch_file(path)
-    for key in _NESTED:
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-            break
-    if not isinstance(held, Mapping) or not held:
-        raise ValueError(f"weights: expected a state dict in {path}, got {type(held).__name__}")
-    state: dict[str, Any] = {str(key): value for key, value in held.items()}
-    if all(key.startswith(_PARALLEL) for key in state):
-        wanted = model.state_dict()
-        if not all(key in wanted for key in state):
-            state = {key.removeprefix(_PARALLEL): value for key, value in state.items()}
+    state = fitting_state(model, load_torch_file(path), path)
     try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        model.load_state_dict(state, strict=False)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"weights: {path} does not fit the model: {reason}") from error
-    if missing or unexpected:
-        raise ValueError(
-            f"weights: {path} does not fit the model: {_few('missing', missing)}; "
-            f"{_few('not in the model', unexpected)}"
-        )
-
-
-def _few(what: str, names: list[str]) -> str:
-    """The first three names and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{what}: {', '.join(names[:3]) or 'none'}{more}"

@@ -116,7 +116,7 @@ GOOD = {"images": np.zeros((2, 1, 2, 2)), "labels": np.array([0, 1])}
         ({"images": np.zeros((2, 1, 2, 2), np.int64)}, "uint8 or floating point, got int64"),
         ({"images": np.zeros((2, 1, 2, 2), complex)}, "got complex128"),
         ({**GOOD, "labels": np.array([0.0, 1.0])}, r"whole numbers of shape \(N,\), got float64"),
-        ({**GOOD, "labels": np.zeros((2, 1), int)}, r"got int64 \(2, 1\)"),
+        ({**GOOD, "labels": np.zeros((2, 2), int)}, r"got int64 \(2, 2\)"),
         ({**GOOD, "labels": np.array([0])}, "one label for each of the 2 images, got 1"),
         ({**GOOD, "labels": np.array([0, -1])}, "labels >= 0, got -1"),
     ],
@@ -179,6 +179,125 @@ def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")
     with pytest.raises(ValueError, match="it holds a single array"):
         load_images(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "target", "targets", "y", "y_true", "Labels"])
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_labels_of_other_names(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    np.savez(tmp_path / "x.npz", images=PIXELS, **{name: np.array([3, 1]).reshape(shape)})
+    data = load_images(tmp_path / "x.npz")
+    assert data.labels is not None
+    assert data.labels.tolist() == [3, 1]
+
+
+def test_names_of_a_split(tmp_path: Path) -> None:
+    arrays = {
+        "test_images": PIXELS,
+        "test_labels": np.array([[3], [1]]),
+        "train_labels": np.zeros(9),
+    }
+    np.savez(tmp_path / "x.npz", **arrays)
+    data = load_images(tmp_path / "x.npz", images_key="test_images")
+    assert data.labels is not None
+    assert data.labels.tolist() == [3, 1]
+
+
+def test_labels_that_are_not_there(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=PIXELS, targets=np.array([3, 1]))
+    with pytest.raises(ValueError, match="nothing called 'lables'; it holds images, targets"):
+        load_images(tmp_path / "x.npz", labels_key="lables")
+    np.savez(tmp_path / "y.npz", images=PIXELS, fine=np.array([3, 1]))
+    with pytest.warns(UserWarning, match="no labels: none of images, fine has a usual name"):
+        assert load_images(tmp_path / "y.npz").labels is None
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("x_test", "y_test")])
+def test_npy_pairs(tmp_path: Path, images: str, labels: str) -> None:
+    np.save(tmp_path / f"{images}.npy", PIXELS)
+    assert load_images(tmp_path / f"{images}.npy").labels is None
+    np.save(tmp_path / f"{labels}.npy", np.array([3, 1]))
+    np.save(tmp_path / "other.npy", np.array([0, 2]))
+    beside = load_images(tmp_path / f"{images}.npy")
+    named = load_images(tmp_path / f"{images}.npy", tmp_path / "other.npy")
+    assert beside.labels is not None
+    assert named.labels is not None
+    assert beside.labels.tolist() == [3, 1]
+    assert named.labels.tolist() == [0, 2]
+
+
+def test_npy_of_objects_and_cut_off(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([{}, 2], object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"cannot be read as \.npy"):
+        load_images(tmp_path / "x.npy")
+    np.save(tmp_path / "y.npy", PIXELS)
+    (tmp_path / "y.npy").write_bytes((tmp_path / "y.npy").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"cannot be read as \.npy"):
+        load_images(tmp_path / "y.npy")
+
+
+@pytest.mark.parametrize("label", [int, "tensor"])
+def test_a_list_of_pairs(tmp_path: Path, label: object) -> None:
+    torch = pytest.importorskip("torch")
+    made = torch.tensor if label == "tensor" else int
+    pairs = [(torch.full((3, 4, 4), k / 8), made(k)) for k in range(2)]
+    torch.save(pairs, tmp_path / "x.pt")
+    data = load_images(tmp_path / "x.pt")
+    assert data.images.shape == (2, 3, 4, 4)
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 1]
+    torch.save([*pairs, (torch.zeros(3, 5, 5), 1)], tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="images of one shape"):
+        load_images(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("least", [0.0, -2.0e-7])
+@pytest.mark.parametrize("most", [1.0, 1.0000002])
+def test_rounding_at_the_ends(tmp_path: Path, least: float, most: float) -> None:
+    images = np.linspace(least, most, 32, dtype=np.float32).reshape(2, 1, 4, 4)
+    np.savez(tmp_path / "x.npz", images=images)
+    read = load_images(tmp_path / "x.npz").images
+    assert np.array_equal(read, images.clip(0, 1))
+    np.savez(tmp_path / "x.npz", images=images + 1e-5)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        load_images(tmp_path / "x.npz")
+
+
+class TestFolder:
+    def write(self, path: Path, size: tuple[int, int] = (5, 4), value: int = 7) -> None:
+        image = pytest.importorskip("PIL.Image", reason="folders of images need Pillow")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.new("L", size, value).save(path)
+
+    def test_classes_and_order(self, tmp_path: Path) -> None:
+        for k, name in enumerate(["b/2.png", "b/10.png", "a/deep/1.PNG", "c/x.bmp"]):
+            self.write(tmp_path / name, value=80 * k)
+        (tmp_path / "readme.txt").write_text("no class")
+        (tmp_path / "a" / "notes.txt").write_text("no image")
+        data = load_images(tmp_path)
+        assert data.classes == ("a", "b", "c")
+        assert data.images.shape == (4, 3, 4, 5)
+        assert data.labels is not None
+        assert data.labels.tolist() == [0, 1, 1, 2]
+        assert (data.images[:, 0, 0, 0] * 255).round().tolist() == [160, 80, 0, 240]
+        some = load_images(tmp_path, skip=1, limit=2)
+        assert some.ids.tolist() == [1, 2]
+        assert np.array_equal(some.images, data.images[1:3])
+
+    def test_what_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="expected a folder for each class"):
+            load_images(tmp_path)
+        self.write(tmp_path / "a" / "1.png")
+        (tmp_path / "b").mkdir()
+        with pytest.raises(ValueError, match="b has none"):
+            load_images(tmp_path)
+        self.write(tmp_path / "b" / "1.png", (9, 9))
+        with pytest.raises(
+            ValueError, match="images of one size, 5 x 4 as the first one, got 9 x 9"
+        ):
+            load_images(tmp_path)
+        (tmp_path / "b" / "1.png").write_bytes(b"<html>")
+        with pytest.raises(ValueError, match=r"1\.png: cannot be read as an image"):
+            load_images(tmp_path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

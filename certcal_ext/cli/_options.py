@@ -150,7 +150,7 @@ class AnyImageOptions:
     """Which images, if any, with their labels.
 
     Attributes:
-        data: images: .npz, .pt or idx (plain or .gz), uint8 or in [0, 1].
+        data: images: .npz, .npy, .pt or idx (plain or .gz), uint8 or in [0, 1]; or a folder with a folder for each class.
         labels: file of the labels, where that of the images does not hold them.
         images_key: name of the images inside .npz or .pt.
         labels_key: name of the labels inside .npz or .pt.
