@@ -36,6 +36,7 @@ from certcal_ext.aggregate.setting import Setting as _Setting
 from certcal_ext.aggregate.terms import BrierTerm, EceTerm, LogTerm, RightTerm
 from certcal_ext.aggregate.trees import SignTree, ThresholdTree
 from certcal_ext.bins import Bins
+from certcal_ext.metrics.clip import Clip
 
 FALSE_ALARM = 1e-6  # of each test by simulation
 CLIP, THRESHOLD = 0.01, 0.8
@@ -179,7 +180,7 @@ def test_sums_fail_no_more_often_than_delta(name: str, scope: str, delta: float)
     """20,000 sets of 50 rows and of 1,000, some at the border, with tables for other probabilities than they have."""
     n, shift = 20, 0.5
     least = 18 if scope == "certified" else 0
-    term = {"brier": BrierTerm(), "log loss": LogTerm(CLIP), "accuracy": RightTerm()}[name]
+    term = {"brier": BrierTerm(), "log loss": LogTerm(Clip(CLIP)), "accuracy": RightTerm()}[name]
     rng = np.random.default_rng(len(name) + len(scope))
     for size, runs in ((50, 20_000), (1000, 2000)):
         p = rng.choice([0.69, 0.6914, 0.692, 0.8, 0.93, 0.99, 0.9999], size)

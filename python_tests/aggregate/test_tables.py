@@ -32,6 +32,7 @@ from certcal_ext.aggregate.terms import (
     worst,
 )
 from certcal_ext.bins import Bins
+from certcal_ext.metrics.clip import Clip
 
 EDGES = np.array([0.0, 0.3, 0.55, 0.8, 0.95, 1.0])
 MOST, LEAST = np.array([1, 0, 1, 0, 1], np.bool_), np.array([0, 1, 1, 1, 0], np.bool_)
@@ -40,7 +41,7 @@ MOST, LEAST = np.array([1, 0, 1, 0, 1], np.bool_), np.array([0, 1, 1, 1, 0], np.
 TERMS: dict[str, tuple[Term, Callable[[bool, Any], Any]]] = {
     "brier": (BrierTerm(), lambda c, z: (c - z) ** 2),
     "log loss": (
-        LogTerm(0.01),
+        LogTerm(Clip(0.01)),
         lambda c, z: -np.log(np.clip(z, 0.01, 0.99) if c else 1 - np.clip(z, 0.01, 0.99)),
     ),
     "ece": (

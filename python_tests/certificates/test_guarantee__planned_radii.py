@@ -24,7 +24,7 @@ from certcal_ext.certificates.evidence import LABELS_CHOSE, NOT_OF_VOTES, SHARED
 from certcal_ext.certificates.recalibrate import halves, recalibrate_split
 from certcal_ext.certificates.validity import failing_intervals
 from certcal_ext.cli import app
-from certcal_ext.cli.recalibrate import split_and_fit
+from certcal_ext.cli.recalibrate import MapOptions, split_and_fit
 from certcal_ext.interop.export import certified_radii, export, read_back_alpha
 from certcal_ext.intervals.clopper_pearson import best_radius, clopper_pearson
 from certcal_ext.report.facts import default_radii, gather
@@ -247,7 +247,7 @@ def test_the_fit_radius_is_chosen_by_the_fitting_half_alone() -> None:
     made = cc.Certificates.from_votes(votes, 1000, predicted, true, SIGMA)
     fitting, _ = halves(made)
     in_fit = np.isin(np.arange(400), fitting.table.column("index").to_numpy())
-    chosen = split_and_fit(made, "isotonic", None, None).split
+    chosen = split_and_fit(made, MapOptions(kind="isotonic"), None).split
     kept = int(np.flatnonzero(~in_fit)[0])  # one that both halves need at every radius
     for least, most in ((0, 560), (995, 1000)):
         other = np.where(in_fit, votes, np.clip(votes, least, most))
@@ -255,9 +255,11 @@ def test_the_fit_radius_is_chosen_by_the_fitting_half_alone() -> None:
         again = cc.Certificates.from_votes(other, 1000, predicted, true, SIGMA)
         for radii in (None, [0.0, 0.02, 0.05, 0.1, 0.2, 0.3]):
             expected = (
-                chosen if radii is None else split_and_fit(made, "isotonic", None, radii).split
+                chosen
+                if radii is None
+                else split_and_fit(made, MapOptions(kind="isotonic"), radii).split
             )
-            found = split_and_fit(again, "isotonic", None, radii).split
+            found = split_and_fit(again, MapOptions(kind="isotonic"), radii).split
             assert found.radius == expected.radius
             assert found.mapping.to_json() == expected.mapping.to_json()
 
