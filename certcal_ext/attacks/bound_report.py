@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from certcal_ext._claims import written
+
 
 class BoundViolation(ValueError):
     """An attack got past a certificate, beyond what the failure probabilities explain."""
@@ -82,7 +84,7 @@ class Outside:
         """The sentence of an error."""
         return (
             f"sample {self.index}: confidence {self.confidence:.6g} (at the least {self.nearest:.6g}) under {self.attack} "
-            f"at radius {self.radius:g}, certified interval [{self.lower:.6g}, {self.upper:.6g}]"
+            f"at radius {written(self.radius)}, certified interval [{written(self.lower)}, {written(self.upper)}]"
         )
 
 

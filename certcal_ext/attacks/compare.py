@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from certcal_ext import _check
+from certcal_ext._claims import written
 from certcal_ext.attacks.bound_report import BoundReport, BoundRow, BoundViolation, Outside
 from certcal_ext.attacks.result import AttackResult
 from certcal_ext.certificates.table import numbers
@@ -139,7 +140,7 @@ def _require_sound(
     if len(samples) > allowed:
         raise BoundViolation(
             f"{len(samples)} of {len(certificates)} samples left their certified intervals, where at most {allowed} "
-            f"are explained by alpha = {certificates.provenance.alpha or 0:g}: {_named(outside)}"
+            f"are explained by alpha = {written(certificates.provenance.alpha or 0.0)}: {_named(outside)}"
         )
     for row, left in judged:
         for metric in ("ece", "brier"):
@@ -148,7 +149,8 @@ def _require_sound(
             if attack > bound * (1 + _ROUNDING):
                 why = _named(left) if left else "although every confidence is inside its interval"
                 raise BoundViolation(
-                    f"at radius {row.radius:g} an attack passes the bound ({metric} {attack:.6g} of {bound:.6g})"
+                    f"at radius {written(row.radius)} an attack passes the bound "
+                    f"({metric} {written(attack)} of {written(bound)})"
                     f"{': ' if left else ', '}{why}"
                 )
 
