@@ -236,7 +236,7 @@ def test_rows_find_their_images_by_sample_id(folder: Path) -> None:
         ("absent.npz", "no such file"),
         ("few.npz", "--data: expected the images that were certified, at least 60, got the 10"),
         ("others.npz", "the label of sample 0 is"),
-        ("a.parquet", "expected .npz, .pt or an idx file"),
+        ("a.parquet", "expected a folder of images, .npz, .npy, .pt or an idx file"),
     ],
 )
 def test_other_images(folder: Path, data: str, message: str) -> None:
