@@ -21,8 +21,7 @@ from certcal_ext.aggregate.bounds import (
 from certcal_ext.aggregate.setting import Setting
 from certcal_ext.aggregate.votes import VoteHistogram
 from certcal_ext.certificates.evidence import selected_by_estimation, vote_ends
-from certcal_ext.certificates.rows import shifts
-from certcal_ext.certificates.samples import AllClasses, SampleSource
+from certcal_ext.certificates.samples import AllClasses, SampleSource, correct_rows
 from certcal_ext.certificates.table import numbers
 from certcal_ext.intervals.clopper_pearson import probit
 from certcal_ext.metrics.base import Metric, Options
@@ -73,9 +72,7 @@ def aggregate_values(
     _require_votes(source)
     share = delta / radii.size
     if isinstance(source, AllClasses):
-        return [
-            _of_classes(source, float(shift), options, share) for shift in _shifts(source, radii)
-        ]
+        return [_of_classes(source, float(radius), options, share) for radius in radii]
     if not has_bound(metric.name):
         raise ValueError(
             f'joint: expected "binomial" or "union" for {metric.name}; "aggregate" has bounds on '
@@ -124,11 +121,8 @@ def _require_votes(source: SampleSource) -> None:
 
 def _histograms(source: SampleSource) -> list[VoteHistogram]:
     """The votes of the rows, one histogram for each number of draws."""
-    votes, draws, index, correct = (
-        numbers(source.table, name) for name in ("votes", "n", "index", "correct")
-    )
-    if correct is None:
-        raise ValueError("labels: this metric needs them, and these certificates were made without")
+    votes, draws, index = (numbers(source.table, name) for name in ("votes", "n", "index"))
+    correct = correct_rows(source.table)
     assert votes is not None  # the kind is "votes"
     assert draws is not None
     assert index is not None
@@ -167,7 +161,7 @@ def fewest_votes(n: int, alpha: float, shift: float) -> int:
     return high
 
 
-def _of_classes(source: AllClasses, shift: float, options: Options, delta: float) -> float:
+def _of_classes(source: AllClasses, radius: float, options: Options, delta: float) -> float:
     if source.scope != "all":
         raise ValueError(
             'scope: expected "all" for the class-wise error of the data set as a whole, got "certified"'
@@ -175,9 +169,5 @@ def _of_classes(source: AllClasses, shift: float, options: Options, delta: float
     counts, labels, index = source.counts, source.labels, numbers(source.table, "index")
     n = int(counts[0].sum())
     votes = [VoteHistogram.of(counts[:, k], labels == k, n, index) for k in range(counts.shape[1])]
-    bins = options.bins
+    shift, bins = source.guarantee.shift(radius), options.bins
     return aggregate_classwise(votes, shift, delta, edges=bins.edges, closed=bins.closed).value
-
-
-def _shifts(source: SampleSource, radii: NDArray[np.float64]) -> NDArray[np.float64]:
-    return shifts(radii, source.provenance.sigma)

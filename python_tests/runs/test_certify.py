@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +25,6 @@ pytestmark = [
     # From Python 3.12 on, where threads are running; ours do nothing that a fork could cut in two.
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_time_and_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tables say when they were made; scores are those of a number of threads, and forked processes have one."""
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plain(kind: str, batch_size: int = 32) -> tuple[object, int]:

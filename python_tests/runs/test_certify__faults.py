@@ -8,7 +8,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,6 @@ pytestmark = [
     # From Python 3.12 on, where threads are running; ours do nothing that a fork could cut in two.
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_time_and_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tables say when they were made; scores are those of a number of threads, and forked processes have one."""
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
